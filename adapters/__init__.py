@@ -1,0 +1,1 @@
+"""What joins the engine to the outside: SIP, media workers, PostgreSQL."""

@@ -1,0 +1,1 @@
+"""Calls, legs, bridges, queue sessions, presence, HTTP API and the processes that carry them."""

@@ -1,0 +1,363 @@
+"""Events between layers and into the event log.
+
+A leaf: it imports nothing of ours, so adapters, casebridge and the engine can
+all speak it. Two families live here:
+
+* **Leg events** go from a `Telephony` provider up to call control. They are
+  neutral: a leg says trying, ringing, answered, held, dtmf, ended. Nothing
+  above an adapter ever sees SIP or AMI.
+* **Log events** (`LogEvent`) say what happened to calls, queues and agents.
+  They go onto the bus, to the event WebSocket and into the append-only log
+  from which every figure is derived.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import ClassVar, NewType
+
+CallId = NewType("CallId", str)
+LegId = NewType("LegId", str)
+PlayId = NewType("PlayId", str)
+AgentId = NewType("AgentId", str)
+QueueId = NewType("QueueId", str)
+
+
+class EndCause(StrEnum):
+    """Why a leg or a call ended, in words that no protocol owns."""
+
+    NORMAL = "normal"  # hung up after an answer
+    CANCELLED = "cancelled"  # the calling side gave up before the answer
+    BUSY = "busy"
+    NO_ANSWER = "no_answer"  # rang until the timeout
+    REJECTED = "rejected"  # declined by a person or a phone
+    UNREACHABLE = "unreachable"  # no route, no registration, no reply
+    NOT_FOUND = "not_found"  # unknown number or user
+    FORBIDDEN = "forbidden"
+    UNSUPPORTED = "unsupported"  # no common codec, or a service that is not there
+    MEDIA_LOST = "media_lost"  # audio stopped and the phone no longer answers
+    OVERLOADED = "overloaded"
+    SHUTDOWN = "shutdown"
+    FAILED = "failed"  # a fault, ours or theirs
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Who calls: the number as it came, and the display name if there was one."""
+
+    number: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an inbound leg comes from: exactly one of the two is set."""
+
+    trunk: str | None = None
+    agent_id: AgentId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MediaStatistics:
+    """One leg's audio at its end. Times in milliseconds, jitter per RFC 3550 6.4.1."""
+
+    codec: str = ""
+    packets_received: int = 0
+    packets_sent: int = 0
+    packets_lost: int = 0  # expected minus received, RFC 3550 A.3
+    packets_discarded: int = 0  # wrong source, malformed, unknown payload type
+    jitter_ms: float = 0.0
+    remote_packets_lost: int | None = None  # from the peer's RTCP reports
+    remote_jitter_ms: float | None = None
+    round_trip_ms: float | None = None
+
+
+# --- leg events: Telephony → call control ------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LegIncoming:
+    """A new inbound leg waits for `ring`, `answer` or `reject`."""
+
+    leg_id: LegId
+    call_id: CallId  # made by the provider; the engine keeps it for the whole call
+    caller: Party
+    dialled: str  # the user part, as dialled
+    source: Source
+    peer_reference: str = ""  # the peer's own name of the call (the Call-ID header), for logs
+
+
+@dataclass(frozen=True, slots=True)
+class LegTrying:
+    leg_id: LegId
+
+
+@dataclass(frozen=True, slots=True)
+class LegRinging:
+    leg_id: LegId
+
+
+@dataclass(frozen=True, slots=True)
+class LegAnswered:
+    """The leg talks: an originated leg was answered, or our answer went out."""
+
+    leg_id: LegId
+
+
+@dataclass(frozen=True, slots=True)
+class LegHeld:
+    """The far side put us on hold."""
+
+    leg_id: LegId
+
+
+@dataclass(frozen=True, slots=True)
+class LegResumed:
+    leg_id: LegId
+
+
+@dataclass(frozen=True, slots=True)
+class LegDtmf:
+    leg_id: LegId
+    digit: str  # one of 0-9 * # A-D
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LegEnded:
+    """The last event of a leg, exactly once; its media and ports are being released."""
+
+    leg_id: LegId
+    cause: EndCause
+    status: int | None = None  # the peer's SIP status, where one decided it; for the record only
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LegReport:
+    """Final audio figures of a leg; follows LegEnded when the worker has closed it."""
+
+    leg_id: LegId
+    call_id: CallId
+    statistics: MediaStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class PlayFinished:
+    leg_id: LegId
+    play_id: PlayId
+    completed: bool  # False: stopped, replaced, leg gone or prompt missing
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingFinished:
+    call_id: CallId
+    path: str
+    duration_ms: int
+    size_bytes: int
+    sha256: str
+    error: str = ""  # empty: the file is complete
+
+
+@dataclass(frozen=True, slots=True)
+class CallAbandonedByEngine:
+    """A call of an earlier engine, whose audio a worker still carries (found at start)."""
+
+    call_id: CallId
+    snapshot: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanEnded:
+    """A worker ended a call of an earlier engine because its audio stopped."""
+
+    call_id: CallId
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReachability:
+    """An agent's phone registered, or its last registration expired or was removed."""
+
+    agent_id: AgentId
+    reachable: bool
+
+
+LegEvent = (
+    LegIncoming
+    | LegTrying
+    | LegRinging
+    | LegAnswered
+    | LegHeld
+    | LegResumed
+    | LegDtmf
+    | LegEnded
+    | LegReport
+    | PlayFinished
+    | RecordingFinished
+    | CallAbandonedByEngine
+    | OrphanEnded
+    | AgentReachability
+)
+
+
+# --- log events: the append-only record ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEvent:
+    """One fact. `event_id` is unique for ever, so inserting it twice is harmless."""
+
+    name: ClassVar[str] = ""
+
+    event_id: str
+    at: datetime  # UTC, aware
+    call_id: CallId | None = None
+    agent_id: AgentId | None = None
+    queue_id: QueueId | None = None
+
+    def facts(self) -> dict[str, object]:
+        """What this kind of event adds to the common fields; JSON-ready."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in _COMMON}
+
+
+_COMMON = frozenset({"event_id", "at", "call_id", "agent_id", "queue_id"})
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStarted(LogEvent):
+    name: ClassVar[str] = "engine.started"
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallStarted(LogEvent):
+    name: ClassVar[str] = "call.started"
+    caller: Party
+    dialled: str
+    trunk: str | None = None
+    from_agent: AgentId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallAnswered(LogEvent):
+    """The caller's leg was answered (by us, or because an agent answered)."""
+
+    name: ClassVar[str] = "call.answered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueJoined(LogEvent):
+    name: ClassVar[str] = "queue.joined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueOffered(LogEvent):
+    """An agent's phone is about to ring. `explanation` says why this agent."""
+
+    name: ClassVar[str] = "queue.offered"
+    explanation: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferFailed(LogEvent):
+    """The agent offered did not take the call; the caller waits on at the old place."""
+
+    name: ClassVar[str] = "queue.offer_failed"
+    cause: EndCause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLeft(LogEvent):
+    """The caller no longer waits. `outcome` is answered, abandoned, refused or ended."""
+
+    name: ClassVar[str] = "queue.left"
+    outcome: str
+    wait_s: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TalkStarted(LogEvent):
+    """Caller and agent hear each other."""
+
+    name: ClassVar[str] = "talk.started"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TalkEnded(LogEvent):
+    name: ClassVar[str] = "talk.ended"
+    talk_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldStarted(LogEvent):
+    name: ClassVar[str] = "hold.started"
+    by: str  # caller or agent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldEnded(LogEvent):
+    name: ClassVar[str] = "hold.ended"
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DtmfReceived(LogEvent):
+    """A key was pressed. The digit itself is personal data (card numbers) and is not logged."""
+
+    name: ClassVar[str] = "dtmf.received"
+    by: str  # caller or agent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingStarted(LogEvent):
+    name: ClassVar[str] = "recording.started"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingStored(LogEvent):
+    name: ClassVar[str] = "recording.stored"
+    path: str  # relative to the data folder
+    duration_ms: int
+    size_bytes: int
+    sha256: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegMeasured(LogEvent):
+    """Audio figures of one leg after its end."""
+
+    name: ClassVar[str] = "leg.measured"
+    party: str  # caller or agent
+    statistics: MediaStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEnded(LogEvent):
+    name: ClassVar[str] = "call.ended"
+    cause: EndCause
+    by: str  # caller, agent or system
+    duration_s: float
+    status: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentStateChanged(LogEvent):
+    name: ClassVar[str] = "agent.state"
+    old: str
+    new: str
+    reason: str = ""

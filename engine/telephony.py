@@ -1,0 +1,89 @@
+"""The `Telephony` protocol: what call control asks of the layer that owns phones and audio.
+
+Commands return at once and never block; what came of them arrives as leg
+events (`engine.events`) through the sink given to the provider. A command for
+a leg that has ended meanwhile is ignored: both sides may be on the way to the
+same end. Every leg ends with exactly one `LegEnded`, whoever ended it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.events import AgentId, CallId, EndCause, LegEvent, LegId, Party, PlayId
+
+EventSink = Callable[[LegEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Originate:
+    """A new leg towards an agent's phone.
+
+    Attributes:
+        agent_id: whose phone rings (fixed contact, or the registered one).
+        caller: shown to the agent as the From user part and display name.
+        peer: the leg it will be bridged with; its codec is offered first, so
+            that audio can be relayed untouched.
+        ring_timeout_s: give up (cause NO_ANSWER) after this many seconds.
+    """
+
+    call_id: CallId
+    agent_id: AgentId
+    caller: Party
+    peer: LegId | None
+    ring_timeout_s: float
+
+
+class Telephony(Protocol):
+    """Commands from call control. None of them raises for what a peer did."""
+
+    def ring(self, leg_id: LegId) -> None:
+        """Tell an incoming leg that the other side is being alerted."""
+
+    def answer(self, leg_id: LegId, *, peer: LegId | None = None) -> None:
+        """Answer an incoming leg, preferring `peer`'s codec; LegAnswered follows, or LegEnded."""
+
+    def reject(self, leg_id: LegId, cause: EndCause) -> None:
+        """Refuse an incoming leg; LegEnded follows."""
+
+    def originate(self, leg_id: LegId, request: Originate) -> None:
+        """Call an agent's phone; LegTrying, LegRinging, LegAnswered or LegEnded follow."""
+
+    def hang_up(self, leg_id: LegId, cause: EndCause = EndCause.NORMAL) -> None:
+        """End a leg in any state (CANCEL, BYE or a final refusal); LegEnded follows."""
+
+    def bridge(self, a: LegId, b: LegId) -> None:
+        """Join the audio of two answered legs, both ways."""
+
+    def unbridge(self, a: LegId, b: LegId) -> None:
+        """Part two legs; both stay up and hear nothing."""
+
+    def play(self, leg_id: LegId, play_id: PlayId, prompt: str, *, loop: bool = False) -> None:
+        """Play a prompt by its configured name; PlayFinished follows.
+
+        While it plays, it replaces what the leg would hear through a bridge.
+        A new play replaces the one before it.
+        """
+
+    def stop_play(self, leg_id: LegId) -> None:
+        """Stop whatever plays on the leg; a bridge is heard again."""
+
+    def echo(self, leg_id: LegId) -> None:
+        """Send a leg's own audio back to it."""
+
+    def send_dtmf(self, leg_id: LegId, digits: str) -> None:
+        """Send digits to the far phone (RFC 4733 where it was negotiated)."""
+
+    def start_recording(self, call_id: CallId, left: LegId, right: LegId) -> None:
+        """Record two legs of a call into one stereo file; RecordingFinished follows at its end."""
+
+    def stop_recording(self, call_id: CallId) -> None:
+        """Finish the call's recording now (it also ends with the call)."""
+
+    def save_snapshot(self, call_id: CallId, snapshot: bytes) -> None:
+        """Let the call's media worker keep `snapshot`, so that a later engine can read it back."""
+
+    def release_call(self, call_id: CallId) -> None:
+        """Forget a call: its legs have ended, its recording and snapshot are no longer wanted open."""

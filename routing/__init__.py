@@ -1,0 +1,1 @@
+"""Who answers whom: the pure routing state machine."""
