@@ -1,0 +1,127 @@
+"""What operators may see and do: the face that call control shows the HTTP API and the CLI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from engine.events import AgentId, CallId, QueueId
+
+
+class OperationError(Exception):
+    """An operator asked for what cannot be done; `str()` is a sentence for people."""
+
+
+class NotFoundError(OperationError):
+    """No such call, agent or queue."""
+
+
+class ConflictError(OperationError):
+    """It exists, but its present state forbids this."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """One live call."""
+
+    call_id: CallId
+    state: str  # arriving, waiting, ringing, talking, held, playing, ending
+    caller: str
+    caller_name: str
+    dialled: str
+    trunk: str | None
+    started_at: datetime
+    answered_at: datetime | None
+    queue_id: QueueId | None
+    agent_id: AgentId | None
+    recording: bool
+    explanation: Mapping[str, object] | None  # of the last routing decision
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """One queue now. Waits in seconds."""
+
+    queue_id: QueueId
+    strategy: str
+    waiting: int
+    ringing: int
+    talking: int
+    longest_wait_s: float
+    agents_ready: int
+    agents_busy: int
+    members: Sequence[AgentId]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """One agent now."""
+
+    agent_id: AgentId
+    name: str
+    state: str  # offline, ready, ringing, talking, wrap_up, break
+    reason: str
+    since: datetime
+    reachable: bool
+    call_id: CallId | None
+    skills: Mapping[str, int]
+    queues: Sequence[QueueId]
+
+
+class AgentStateRequest(StrEnum):
+    """States that a person can ask for; the others follow from calls."""
+
+    READY = "ready"
+    BREAK = "break"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentHealth:
+    """One part of the running system. `critical` parts decide readiness."""
+
+    name: str  # sip, worker-0, database, …
+    ok: bool
+    critical: bool
+    detail: str = ""
+
+
+class Operations(Protocol):
+    """Views are snapshots; commands act at once and raise `OperationError` where they cannot."""
+
+    def calls(self) -> Sequence[CallView]: ...
+    def queues(self) -> Sequence[QueueView]: ...
+    def agents(self) -> Sequence[AgentView]: ...
+    def hang_up(self, call_id: CallId) -> None: ...
+    def set_agent_state(self, agent_id: AgentId, state: AgentStateRequest, reason: str) -> AgentView: ...
+    def health(self) -> Sequence[ComponentHealth]: ...
+
+    def counters(self) -> Mapping[str, float]:
+        """Monotonic counters and gauges by metric name (without the `murima_` prefix), for /metrics.
+
+        A name may carry labels in braces: `sip_rejected_total{status="403"}`.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a collection that lives in the database; rows are JSON-ready."""
+
+    rows: Sequence[Mapping[str, object]]
+    total: int
+
+
+class RecordsUnavailableError(Exception):
+    """The database cannot be asked now; calls go on regardless."""
+
+
+class Records(Protocol):
+    """Finished interactions, as the store keeps them."""
+
+    async def interactions(
+        self, *, filters: Mapping[str, str], sort: str, descending: bool, page: int, limit: int
+    ) -> Page:
+        """Raises RecordsUnavailableError, and ValueError for an unknown filter or sort field."""
