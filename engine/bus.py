@@ -36,5 +36,5 @@ class EventBus:
         for listener in tuple(self._listeners):
             try:
                 listener(event)
-            except Exception:  # noqa: BLE001 - one broken listener must not stop the call that published
+            except Exception:  # one broken listener must not stop the call that published
                 log.exception("bus.listener_failed", extra={"event": event.name})
