@@ -1,0 +1,1 @@
+"""Durable storage: the embedded PostgreSQL server, its schema, the event log and the records."""
