@@ -62,7 +62,7 @@ class Model(BaseModel):
 Name = Annotated[StrictStr, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", min_length=1, max_length=64)]
 """An identity: letters, digits, dot, dash and underscore, 1–64 characters."""
 
-Seconds = Annotated[StrictInt | StrictFloat, Field(ge=0, le=86_400, allow_inf_nan=False)]
+Seconds = Annotated[StrictFloat, Field(ge=0, le=86_400, allow_inf_nan=False)]
 SkillLevel = Annotated[StrictInt, Field(ge=1, le=100)]
 Port = Annotated[StrictInt, Field(ge=1, le=65_535)]
 
@@ -426,9 +426,9 @@ class AnswerSilence(Action):
 
 
 class PlayPrompt(Action):
-    """Answer, play a prompt, go on with `then`."""
+    """Answer, play a prompt (a name in `Document.prompts`, like `Queue.music`), go on with `then`."""
 
-    play: Name
+    play: StrictStr
     then: Annotated[
         Annotated[Literal["silence", "hangup"], Tag("word")] | Annotated[AnyAction, Tag("action")],
         Discriminator(lambda value: "word" if isinstance(value, str) else "action"),
@@ -522,7 +522,7 @@ AnyAction = Annotated[
     Discriminator(
         _action_key,
         custom_error_type="unknown_action",
-        custom_error_message="give one of queue, answer, play, echo, agent, listen, whisper, barge; like {queue: support}",
+        custom_error_message="no action is named; give one of " + ", ".join(ACTION_KEYS) + ", like {queue: support}",
     ),
 ]
 
