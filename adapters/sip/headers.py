@@ -20,6 +20,9 @@ _TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9\-.!%*_+`'~:\[\]]+")
 # Read more than that: gateways leave out quotes.
 _UNQUOTED_VALUE = re.compile(r"[^\s\"<>;,\x00-\x1f\x7f]+")
+# The usual case, checked at once: nothing quoted and no spaces.
+_PLAIN_PARAM = r"[A-Za-z0-9\-.!%*_+`'~]+(?:=[^\s\"<>;,\x00-\x1f\x7f]+)?"
+_PLAIN_PARAMS = re.compile(f"{_PLAIN_PARAM}(?:;{_PLAIN_PARAM})*+")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 # Quoted strings and <...> hide the separators inside them; an unterminated one hides all that follows.
@@ -67,10 +70,8 @@ def split_list(value: str) -> list[str]:
     if "," not in value:
         stripped = value.strip()
         return [stripped] if stripped else []
-    if '"' not in value and "<" not in value:
-        items = value.split(",")
-    else:
-        items = _split(_COMMAS, ",", value)
+    plain = '"' not in value and "<" not in value
+    items = value.split(",") if plain else _split(_COMMAS, ",", value)
     return [item for item in map(str.strip, items) if item]
 
 
@@ -85,8 +86,15 @@ def parse_params(text: str) -> dict[str, str | None]:
         PeerError: 400 for an empty, malformed or repeated parameter.
     """
     params: dict[str, str | None] = {}
-    parts = text.split(";") if '"' not in text else _split(_SEMICOLONS, ";", text)
-    for part in parts:
+    if _PLAIN_PARAMS.fullmatch(text):
+        parts = text.split(";")
+        for part in parts:
+            name, equals, value = part.partition("=")
+            params[name.lower()] = value if equals else None
+        if len(params) != len(parts):
+            raise PeerError("repeated parameter")
+        return params
+    for part in _split(_SEMICOLONS, ";", text):
         name, equals, value = part.partition("=")
         name = name.strip().lower()
         if name in params or not _TOKEN.fullmatch(name):

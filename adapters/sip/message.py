@@ -272,14 +272,29 @@ _SINGLE = (
     "session-expires",
 )
 
-_METHODS = frozenset(
-    "INVITE ACK BYE CANCEL OPTIONS REGISTER REFER NOTIFY SUBSCRIBE INFO UPDATE PRACK MESSAGE PUBLISH".split()
-)
-
 # Requests whose Contact we act on; only REGISTER may have several.
 _WITH_CONTACT = frozenset({"INVITE", "REGISTER", "SUBSCRIBE", "NOTIFY", "REFER", "UPDATE"})
 
-_FOLD = re.compile(r"[ \t]*\r\n[ \t]+")
+_METHODS = frozenset(
+    {
+        "ACK",
+        "BYE",
+        "CANCEL",
+        "INFO",
+        "INVITE",
+        "MESSAGE",
+        "NOTIFY",
+        "OPTIONS",
+        "PRACK",
+        "PUBLISH",
+        "REFER",
+        "REGISTER",
+        "SUBSCRIBE",
+        "UPDATE",
+    }
+)
+
+_BLANKS = frozenset({" ", "\t"})
 _REQUEST_LINE = re.compile(r"([^\s]+)\s+(.*\S)\s+(SIP/[0-9]+\.[0-9]+)\s*", re.IGNORECASE)
 _STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6][0-9][0-9])(?: (.*))?", re.IGNORECASE | re.DOTALL)
 
@@ -288,9 +303,9 @@ class Message:
     """What requests and responses share.
 
     Attributes:
-        headers: raw values by name, in the order of the first of each name.
-            Read it freely; change it only through the methods, which keep the
-            parsed values in step.
+        headers: values as they came, blanks around them too, by name, in the
+            order of the first of each name. Change it only through the methods,
+            which keep the parsed values in step.
         body: bytes behind the headers.
     """
 
@@ -315,7 +330,7 @@ class Message:
         value = values[0]
         if "," in value and name in _LISTS:
             return next(iter(split_list(value)), "")
-        return value
+        return value.strip(" \t")
 
     def get_all(self, name: str) -> list[str]:
         """All values of a header in order; those of list headers split at their commas."""
@@ -324,7 +339,7 @@ class Message:
             return []
         if name in _LISTS:
             return [item for value in values for item in split_list(value)]
-        return list(values)
+        return [value.strip(" \t") for value in values]
 
     def set(self, name: str, value: object) -> None:
         """Put one value in place of all there are.
@@ -449,7 +464,7 @@ class Message:
             raise PeerError(f"{_casing(name)} is missing")
         if len(values) > 1:
             raise PeerError(f"{_casing(name)} is repeated")
-        return values[0]
+        return values[0].strip(" \t")
 
     def _name_addr(self, name: str) -> NameAddr:
         found = self._parsed.get(name)
@@ -471,8 +486,9 @@ class Message:
         lines = [self._start_line()]
         for name, values in self.headers.items():
             if name != "content-length":
-                shown = _CASING.get(name) or _casing(name)
-                lines += [f"{shown}: {value}" for value in values]
+                spelling = _CASING.get(name) or _casing(name)
+                for value in values:
+                    lines.append(f"{spelling}: {value}")
         lines.append(f"Content-Length: {len(self.body)}\r\n\r\n")
         return "\r\n".join(lines).encode("utf-8", "surrogateescape") + self.body
 
@@ -580,8 +596,6 @@ def parse_message(data: bytes) -> Request | Response:
     if not blank:
         fault = PeerError("no empty line behind the headers")
         text = text.removesuffix("\r\n")
-    if "\r\n " in text or "\r\n\t" in text:
-        text = _FOLD.sub(" ", text)
     lines = text.split("\r\n")
     if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
         raise PeerError("stray CR or LF")
@@ -591,25 +605,29 @@ def parse_message(data: bytes) -> Request | Response:
     start_line = lines[0]
     del lines[0]
     headers: dict[str, list[str]] = {}
+    name = ""
     for line in lines:
-        raw_name, colon, value = line.partition(":")
-        name = _NAMES.get(raw_name)
-        if name is None:
-            name = raw_name.rstrip(" \t").lower()
-            name = _COMPACT.get(name, name)
-            if not is_token(name):
-                fault = fault or PeerError("malformed header name")
+        spelling, _, value = line.partition(": ")
+        try:
+            name = _NAMES[spelling]
+        except KeyError:
+            if line[:1] in _BLANKS and name:
+                headers[name][-1] += " " + line.strip(" \t")  # a folded line (RFC 3261 7.3.1)
                 continue
-        if not colon:
-            fault = fault or PeerError("header line without colon")
-        elif name in headers:
-            headers[name].append(value.strip(" \t"))
+            spelling, colon, value = line.partition(":")
+            spelling = spelling.rstrip(" \t").lower()
+            if not colon or not is_token(spelling):
+                fault = fault or PeerError("malformed header line")
+                continue
+            name = _COMPACT.get(spelling, spelling)
+        if name in headers:
+            headers[name].append(value)
         else:
-            headers[name] = [value.strip(" \t")]
+            headers[name] = [value]
 
     lengths = headers.get("content-length")
     if lengths is not None:
-        length = lengths[0]
+        length = lengths[0].strip(" \t")
         if len(lengths) > 1 or not (length.isascii() and length.isdigit() and len(length) < 10):
             fault = fault or PeerError("malformed or repeated Content-Length")
         elif int(length) > len(body):
@@ -727,7 +745,7 @@ def build_response(request: Request, status: int, reason: str | None = None, *, 
         if not is_token(to_tag):
             raise UsageError("not a tag")
         if _lacks_tag(request):
-            headers["to"][0] += f";tag={to_tag}"
+            headers["to"][0] = f"{headers['to'][0].rstrip()};tag={to_tag}"
     if reason is None:
         reason = REASONS.get(status) or REASONS[status // 100 * 100]
     return Response(status, clean(reason), headers)

@@ -13,7 +13,7 @@ from adapters.sip.errors import PeerError, UsageError
 
 # Characters that each part may hold unescaped besides letters, digits and "_.-~" (RFC 3261 25.1).
 _USER_SAFE = "!*'()&=+$,;?/"
-_PASSWORD_SAFE = "!*'()&=+$,"
+_AFTER_COLON_SAFE = "!*'()&=+$,"
 _PARAM_SAFE = "!*'()[]/:&+$"
 _HEADERS_SAFE = "!*'()[]/?:+$&=%"
 
@@ -147,7 +147,7 @@ class SipUri:
             if self.user is not None:
                 parts.append(escape(self.user))
                 if self.password is not None:
-                    parts += (":", escape(self.password, _PASSWORD_SAFE))
+                    parts += (":", escape(self.password, _AFTER_COLON_SAFE))
                 parts.append("@")
             parts.append(f"[{self.host}]" if ":" in self.host else self.host)
             if self.port is not None:
