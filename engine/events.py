@@ -144,6 +144,7 @@ class LegReport:
     leg_id: LegId
     call_id: CallId
     statistics: MediaStatistics
+    originated: bool = False  # True: we called this leg (an agent's phone); False: it called us
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,73 @@
+"""A call and its legs, as call control keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from config.schema import Action
+from engine.events import AgentId, CallId, LegId, Party, QueueId, Source
+
+Side = Literal["caller", "agent"]
+
+
+class CallState(StrEnum):
+    """What a call is doing, as operators see it."""
+
+    ARRIVING = "arriving"  # not answered yet
+    WAITING = "waiting"  # in a queue, nobody rings
+    RINGING = "ringing"  # an agent's phone rings
+    TALKING = "talking"
+    HELD = "held"
+    PLAYING = "playing"  # a prompt, an echo, or silence
+    ENDING = "ending"  # hung up; legs are being released
+
+
+@dataclass(slots=True)
+class Leg:
+    """One party's connection. `agent_id` is set on legs that we originated."""
+
+    leg_id: LegId
+    side: Side
+    agent_id: AgentId | None = None
+    answered: bool = False
+    held: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """One call, from the caller's INVITE until its last leg has ended."""
+
+    call_id: CallId
+    caller: Party
+    dialled: str
+    source: Source
+    caller_leg: Leg
+    started: float  # monotonic seconds
+    started_at: datetime
+    state: CallState = CallState.ARRIVING
+    action: Action | None = None  # what the number asks for, and now the step being carried out
+    answered_at: datetime | None = None
+    queue_id: QueueId | None = None
+    joined: float = 0.0  # monotonic, when it joined the queue
+    joined_at: datetime | None = None
+    music: str | None = None  # prompt for waiting and hold
+    record: bool = False
+    recording: bool = False
+    offers: dict[AgentId, Leg] = field(default_factory=dict)  # agents whose phones ring
+    agent: Leg | None = None  # the agent who accepted
+    talk_started: float | None = None  # monotonic
+    explanation: Mapping[str, object] | None = None
+    legs: dict[LegId, Leg] = field(default_factory=dict)  # every leg that has not ended
+    over: bool = False  # CallEnded was published
+
+    @property
+    def agent_id(self) -> AgentId | None:
+        return self.agent.agent_id if self.agent is not None else None
+
+    def other(self, leg: Leg) -> Leg | None:
+        """The leg at the other end of the conversation."""
+        return self.agent if leg is self.caller_leg else self.caller_leg

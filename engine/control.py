@@ -1,0 +1,687 @@
+"""Call control: joins phones (`Telephony`), the router and the event log.
+
+Leg events and operators' commands come in; commands to the telephony provider,
+events to the router and log events come out. It knows neither SIP nor RTP, does
+no I/O and has no clock of its own.
+
+Everything happens in turns. A provider may report an event from inside a
+command (a phone that cannot be reached fails at once); such events wait until
+the turn is over, so no handler ever sees half a change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from config.numbers import DialPlan
+from config.schema import Action, AnswerSilence, EchoBack, PlayPrompt, RingAgent, Supervise, ToQueue
+from engine import events as ev
+from engine import snapshot
+from engine.bus import EventBus
+from engine.call import Call, CallState, Leg
+from engine.clock import Clock
+from engine.events import AgentId, CallId, EndCause, LegId, PlayId, QueueId
+from engine.identity import IdSource
+from engine.telephony import Originate, Telephony
+from routing.decisions import (
+    AgentChanged,
+    Connected,
+    ContactRefused,
+    Decision,
+    Offer,
+    OfferWithdrawn,
+    Refusal,
+)
+from routing.events import (
+    AgentOccupied,
+    AgentReachable,
+    AgentStateAsked,
+    ContactArrived,
+    ContactLeft,
+    ConversationEnded,
+    DirectRequested,
+    Event,
+    Failure,
+    OfferAccepted,
+    OfferFailed,
+    SettingsReplaced,
+    TimeAdvanced,
+)
+from routing.model import AgentState, RoutingSettings
+from routing.router import Router
+
+log = logging.getLogger("murima.call")
+
+CONNECTION_LOST = "connection-lost"
+"""Break reason of an agent whose phone dropped off the network in a call."""
+
+_FAILURES = {
+    EndCause.NO_ANSWER: Failure.NO_ANSWER,
+    EndCause.REJECTED: Failure.REJECTED,
+    EndCause.FORBIDDEN: Failure.REJECTED,
+    EndCause.BUSY: Failure.BUSY,
+    EndCause.UNREACHABLE: Failure.UNREACHABLE,
+    EndCause.NOT_FOUND: Failure.UNREACHABLE,
+}
+
+_REFUSALS = {
+    Refusal.AGENT_BUSY: EndCause.BUSY,
+    Refusal.AGENT_OFFLINE: EndCause.UNREACHABLE,
+    Refusal.AGENT_UNREACHABLE: EndCause.UNREACHABLE,
+    Refusal.NOBODY_QUALIFIES: EndCause.UNREACHABLE,
+    Refusal.QUEUE_REMOVED: EndCause.UNREACHABLE,
+    Refusal.AGENT_REMOVED: EndCause.UNREACHABLE,
+    Refusal.UNKNOWN_QUEUE: EndCause.NOT_FOUND,
+    Refusal.UNKNOWN_AGENT: EndCause.NOT_FOUND,
+    Refusal.NO_ANSWER: EndCause.NO_ANSWER,
+    Refusal.REJECTED: EndCause.REJECTED,
+    Refusal.FAILED: EndCause.FAILED,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QueueCare:
+    """What callers of a queue get from call control: hold music and recording."""
+
+    music: str | None = None
+    record: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """Everything that a configuration document decides here."""
+
+    dial_plan: DialPlan
+    routing: RoutingSettings
+    queues: Mapping[str, QueueCare]
+
+
+class CallControl:
+    """All calls of this engine."""
+
+    def __init__(
+        self,
+        telephony: Telephony,
+        settings: ControlSettings,
+        bus: EventBus,
+        clock: Clock,
+        new_id: IdSource,
+        on_deadline: Callable[[float | None], None] = lambda _: None,
+    ) -> None:
+        """`on_deadline` is told the monotonic time at which `on_time` is due, whenever it may have changed."""
+        self._telephony = telephony
+        self._settings = settings
+        self._bus = bus
+        self._clock = clock
+        self._new_id = new_id
+        self._on_deadline = on_deadline
+        self.router = Router(settings.routing, clock.monotonic())
+        self.calls: dict[CallId, Call] = {}
+        self.orphans: dict[CallId, snapshot.CallSnapshot] = {}
+        self._call_by_leg: dict[LegId, Call] = {}
+        self._inbox: deque[ev.LegEvent] = deque()
+        self._in_turn = False
+
+    # --- what comes in ------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin: agents who are ready at start are reported so."""
+        with self._turn():
+            self._route(TimeAdvanced())
+
+    def on_leg_event(self, event: ev.LegEvent) -> None:
+        """Take what the telephony provider reports."""
+        self._inbox.append(event)
+        if not self._in_turn:
+            with self._turn():
+                pass
+
+    def on_time(self) -> None:
+        """Let time pass; due at the last deadline announced, harmless at any other time."""
+        with self._turn():
+            self._route(TimeAdvanced())
+
+    def replace_settings(self, settings: ControlSettings) -> None:
+        """Activate another configuration; calls go on, waiting callers get the new rules."""
+        with self._turn():
+            self._settings = settings
+            self._route(SettingsReplaced(settings.routing))
+
+    def ask_agent_state(self, agent_id: AgentId, state: AgentState, reason: str) -> None:
+        """An agent (or a supervisor for one) asks for ready, break or offline."""
+        with self._turn():
+            self._route(AgentStateAsked(agent_id, state, reason))
+
+    def hang_up(self, call_id: CallId, cause: EndCause = EndCause.NORMAL) -> bool:
+        """End a call on an operator's word; False when there is no such call."""
+        call = self.calls.get(call_id)
+        if call is None:
+            return False
+        with self._turn():
+            self._end(call, cause, by="system")
+        return True
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        self._in_turn = True
+        try:
+            yield
+            while self._inbox:
+                event = self._inbox.popleft()
+                try:
+                    _HANDLERS[type(event)](self, event)
+                except Exception:  # a bug in one call must not stop the others; the call itself is ended
+                    log.exception("control.failed", extra={"event": type(event).__name__})
+                    self._abandon(event)
+        finally:
+            self._in_turn = False
+            self._on_deadline(self.router.deadline())
+
+    def _abandon(self, event: ev.LegEvent) -> None:
+        call = self._call_by_leg.get(getattr(event, "leg_id", LegId("")))
+        if call is None:
+            return
+        for leg in tuple(call.legs.values()):
+            self._telephony.hang_up(leg.leg_id, EndCause.FAILED)
+
+    # --- a caller arrives ---------------------------------------------------------------
+
+    def _on_incoming(self, event: ev.LegIncoming) -> None:
+        leg = Leg(event.leg_id, "caller")
+        call = Call(
+            call_id=event.call_id,
+            caller=event.caller,
+            dialled=event.dialled,
+            source=event.source,
+            caller_leg=leg,
+            started=self._clock.monotonic(),
+            started_at=self._clock.utc(),
+        )
+        self.calls[call.call_id] = call
+        self._adopt(call, leg)
+        self._publish(
+            ev.CallStarted,
+            call,
+            caller=event.caller,
+            dialled=event.dialled,
+            trunk=event.source.trunk,
+            from_agent=event.source.agent_id,
+        )
+        log.info(
+            "call.started",
+            extra={
+                "call_id": call.call_id,
+                "caller": call.caller.number,
+                "dialled": call.dialled,
+                "trunk": event.source.trunk,
+                "agent_id": event.source.agent_id,
+                "sip_call_id": event.peer_reference,
+            },
+        )
+        if event.source.agent_id is not None:
+            self._route(AgentOccupied(event.source.agent_id, call.call_id))
+        action = self._action_for(call)
+        if action is None:
+            self._end(call, EndCause.NOT_FOUND, by="system")
+        else:
+            self._begin(call, action)
+
+    def _action_for(self, call: Call) -> Action | None:
+        match = self._settings.dial_plan.match(call.dialled)
+        if match is not None:
+            return match.action
+        # Colleagues reach each other by id; what strangers may dial is only what `numbers` says.
+        if call.source.agent_id is not None and self.router.agent(call.dialled) is not None:
+            return RingAgent(agent=call.dialled)
+        return None
+
+    def _begin(self, call: Call, action: Action) -> None:
+        """Start the next step of a call, answered already or not."""
+        call.action = action
+        match action:
+            case ToQueue(queue=queue):
+                self._join_queue(call, QueueId(queue))
+            case RingAgent(agent=agent, record=record):
+                call.record = record
+                self._ring_agent(call, AgentId(agent))
+            case Supervise():
+                self._end(call, EndCause.UNSUPPORTED, by="system")
+            case _:
+                call.state = CallState.PLAYING
+                if call.caller_leg.answered:
+                    self._perform(call)
+                else:
+                    self._telephony.answer(call.caller_leg.leg_id)
+
+    def _perform(self, call: Call) -> None:
+        """Carry out a step that needs no agent, on an answered call."""
+        leg_id = call.caller_leg.leg_id
+        match call.action:
+            case PlayPrompt(play=prompt):
+                self._play(leg_id, prompt)
+            case EchoBack():
+                self._telephony.echo(leg_id)
+            case AnswerSilence():
+                pass
+
+    def _join_queue(self, call: Call, queue_id: QueueId) -> None:
+        care = self._settings.queues.get(queue_id, QueueCare())
+        call.queue_id = queue_id
+        call.music = care.music
+        call.record = care.record
+        call.joined = self._clock.monotonic()
+        call.joined_at = self._clock.utc()
+        decisions = self.router.handle(ContactArrived(call.call_id, queue_id, call.joined), call.joined)
+        refused = next((d for d in decisions if isinstance(d, ContactRefused)), None)
+        if refused is None:
+            call.state = CallState.WAITING
+            self._publish(ev.QueueJoined, call)
+            if call.caller_leg.answered:
+                self._wait_with_music(call)
+            else:
+                self._telephony.answer(call.caller_leg.leg_id)
+        self._carry_out(decisions)
+
+    def _ring_agent(self, call: Call, agent_id: AgentId) -> None:
+        if not call.caller_leg.answered:
+            call.state = CallState.ARRIVING
+        self._route(DirectRequested(call.call_id, agent_id))
+
+    # --- what legs report ---------------------------------------------------------------
+
+    def _on_answered(self, event: ev.LegAnswered) -> None:
+        call = self._call_by_leg.get(event.leg_id)
+        if call is None:
+            self._telephony.hang_up(event.leg_id)
+            return
+        leg = call.legs[event.leg_id]
+        leg.answered = True
+        if leg.side == "caller":
+            self._caller_answered(call)
+        elif leg.agent_id is not None:
+            self._route(OfferAccepted(call.call_id, leg.agent_id))
+
+    def _caller_answered(self, call: Call) -> None:
+        call.answered_at = self._clock.utc()
+        self._publish(ev.CallAnswered, call)
+        if call.agent is not None:
+            self._talk(call)
+        elif call.state is CallState.PLAYING:
+            self._perform(call)
+        elif call.queue_id is not None:
+            self._wait_with_music(call)
+        self._save(call)
+
+    def _on_ringing(self, event: ev.LegRinging) -> None:
+        call = self._call_by_leg.get(event.leg_id)
+        if call is not None and call.legs[event.leg_id].side == "agent" and not call.caller_leg.answered:
+            self._telephony.ring(call.caller_leg.leg_id)
+
+    def _on_ended(self, event: ev.LegEnded) -> None:
+        call = self._call_by_leg.pop(event.leg_id, None)
+        if call is None:
+            return
+        leg = call.legs.pop(event.leg_id)
+        if leg.side == "caller":
+            self._end(call, event.cause, by="caller", status=event.status, detail=event.detail)
+        elif leg is call.agent:
+            self._agent_gone(call, leg, event)
+        elif leg.agent_id is not None and call.offers.get(leg.agent_id) is leg:
+            del call.offers[leg.agent_id]
+            failure = _FAILURES.get(event.cause, Failure.FAILED)
+            self._publish(ev.OfferFailed, call, agent_id=leg.agent_id, cause=event.cause)
+            log.info(
+                "queue.offer_failed",
+                extra={"call_id": call.call_id, "agent_id": leg.agent_id, "cause": event.cause, "status": event.status},
+            )
+            self._back_to_waiting(call)
+            self._route(OfferFailed(call.call_id, leg.agent_id, failure))
+        if not call.legs:
+            self._forget(call)
+
+    def _agent_gone(self, call: Call, leg: Leg, event: ev.LegEnded) -> None:
+        if event.cause is EndCause.MEDIA_LOST and leg.agent_id is not None:
+            # Asked for before the conversation ends, so that no other caller is offered to a dead phone.
+            self._route(AgentStateAsked(leg.agent_id, AgentState.BREAK, CONNECTION_LOST))
+        self._end(call, event.cause, by="agent", status=event.status, detail=event.detail)
+
+    def _on_held(self, event: ev.LegHeld) -> None:
+        call = self._call_by_leg.get(event.leg_id)
+        if call is None:
+            return
+        leg = call.legs[event.leg_id]
+        leg.held = True
+        if call.talk_started is None or call.over:
+            return
+        call.state = CallState.HELD
+        self._publish(ev.HoldStarted, call, by=leg.side)
+        other = call.other(leg)
+        if other is not None and call.music is not None:
+            self._play(other.leg_id, call.music, loop=True)
+
+    def _on_resumed(self, event: ev.LegResumed) -> None:
+        call = self._call_by_leg.get(event.leg_id)
+        if call is None:
+            return
+        leg = call.legs[event.leg_id]
+        leg.held = False
+        if call.state is not CallState.HELD:
+            return
+        self._publish(ev.HoldEnded, call, by=leg.side)
+        other = call.other(leg)
+        if other is None:
+            return
+        self._telephony.stop_play(other.leg_id)
+        if not other.held:
+            call.state = CallState.TALKING
+
+    def _on_dtmf(self, event: ev.LegDtmf) -> None:
+        call = self._call_by_leg.get(event.leg_id)
+        if call is not None:
+            self._publish(ev.DtmfReceived, call, by=call.legs[event.leg_id].side)
+
+    def _on_play_finished(self, event: ev.PlayFinished) -> None:
+        call = self._call_by_leg.get(event.leg_id)
+        if call is None or call.state is not CallState.PLAYING or not isinstance(call.action, PlayPrompt):
+            return
+        match call.action.then:
+            case "hangup":
+                self._end(call, EndCause.NORMAL, by="system")
+            case "silence":
+                call.action = AnswerSilence(answer="silence")
+            case then:
+                self._begin(call, then)
+
+    def _on_reachability(self, event: ev.AgentReachability) -> None:
+        self._route(AgentReachable(event.agent_id, event.reachable))
+
+    # --- what the router decides --------------------------------------------------------
+
+    def _route(self, event: Event) -> None:
+        self._carry_out(self.router.handle(event, self._clock.monotonic()))
+
+    def _carry_out(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            match decision:
+                case AgentChanged():
+                    self._publish_agent(decision)
+                case Offer():
+                    self._offer(decision)
+                case Connected():
+                    self._connect(decision)
+                case OfferWithdrawn():
+                    self._withdraw(decision)
+                case ContactRefused():
+                    self._refused(decision)
+
+    def _offer(self, offer: Offer) -> None:
+        call = self.calls.get(CallId(offer.contact_id))
+        agent_id = AgentId(offer.agent_id)
+        if call is None or call.over:  # it left in the same turn; ContactLeft is on its way to the router
+            return
+        leg = Leg(LegId(self._new_id()), "agent", agent_id)
+        call.offers[agent_id] = leg
+        self._adopt(call, leg)
+        call.explanation = offer.explanation.as_data()
+        if call.caller_leg.answered or call.queue_id is not None:
+            call.state = CallState.RINGING
+        self._publish(ev.QueueOffered, call, agent_id=agent_id, explanation=call.explanation)
+        log.info(
+            "queue.offered",
+            extra={"call_id": call.call_id, "queue": offer.queue_id, "agent_id": agent_id},
+        )
+        self._telephony.originate(
+            leg.leg_id,
+            Originate(
+                call_id=call.call_id,
+                agent_id=agent_id,
+                caller=call.caller,
+                peer=call.caller_leg.leg_id,
+                ring_timeout_s=offer.ring_timeout_s,
+            ),
+        )
+
+    def _connect(self, decision: Connected) -> None:
+        call = self.calls.get(CallId(decision.contact_id))
+        leg = call.offers.pop(AgentId(decision.agent_id), None) if call is not None else None
+        if call is None or leg is None:
+            return
+        call.agent = leg
+        if call.queue_id is not None:
+            wait_s = round(self._clock.monotonic() - call.joined, 3)
+            self._publish(ev.QueueLeft, call, agent_id=leg.agent_id, outcome="answered", wait_s=wait_s)
+            log.info(
+                "queue.answered",
+                extra={"call_id": call.call_id, "queue": call.queue_id, "agent_id": leg.agent_id, "wait_s": wait_s},
+            )
+        if call.caller_leg.answered:
+            self._talk(call)
+        elif call.queue_id is None:
+            self._telephony.answer(call.caller_leg.leg_id, peer=leg.leg_id)
+
+    def _withdraw(self, decision: OfferWithdrawn) -> None:
+        call = self.calls.get(CallId(decision.contact_id))
+        leg = call.offers.pop(AgentId(decision.agent_id), None) if call is not None else None
+        if call is None or leg is None:
+            return
+        self._telephony.hang_up(leg.leg_id, EndCause.CANCELLED)
+        self._back_to_waiting(call)
+
+    def _refused(self, decision: ContactRefused) -> None:
+        call = self.calls.get(CallId(decision.contact_id))
+        if call is not None:
+            self._end(call, _REFUSALS[decision.reason], by="system", detail=decision.reason)
+
+    # --- talking and ending -------------------------------------------------------------
+
+    def _talk(self, call: Call) -> None:
+        """Both legs are answered: join them."""
+        assert call.agent is not None
+        if call.music is not None and call.queue_id is not None:
+            self._telephony.stop_play(call.caller_leg.leg_id)
+        self._telephony.bridge(call.caller_leg.leg_id, call.agent.leg_id)
+        call.state = CallState.TALKING
+        call.talk_started = self._clock.monotonic()
+        if call.record:
+            self._telephony.start_recording(call.call_id, call.caller_leg.leg_id, call.agent.leg_id)
+            call.recording = True
+            self._publish(ev.RecordingStarted, call)
+        self._publish(ev.TalkStarted, call)
+        self._save(call)
+
+    def _end(self, call: Call, cause: EndCause, *, by: str, status: int | None = None, detail: str = "") -> None:
+        """End the whole call, whatever it was doing; safe to repeat."""
+        if call.over:
+            return
+        call.over = True
+        now = self._clock.monotonic()
+        if call.talk_started is not None:
+            self._publish(ev.TalkEnded, call, talk_s=round(now - call.talk_started, 3))
+        elif call.queue_id is not None and call.agent is None:
+            outcome = "abandoned" if by == "caller" else "refused"
+            wait_s = round(now - call.joined, 3)
+            self._publish(ev.QueueLeft, call, outcome=outcome, wait_s=wait_s, reason=detail)
+        if call.recording:
+            self._telephony.stop_recording(call.call_id)
+        unanswered = not call.caller_leg.answered
+        call.state = CallState.ENDING
+        for leg in tuple(call.legs.values()):
+            if leg is call.caller_leg and unanswered:
+                self._telephony.reject(leg.leg_id, EndCause.FAILED if cause is EndCause.NORMAL else cause)
+            else:
+                self._telephony.hang_up(leg.leg_id, EndCause.NORMAL if leg.answered else EndCause.CANCELLED)
+        self._publish(
+            ev.CallEnded,
+            call,
+            cause=cause,
+            by=by,
+            duration_s=round(now - call.started, 3),
+            status=status,
+            detail=detail,
+        )
+        log.info(
+            "call.ended",
+            extra={"call_id": call.call_id, "cause": cause, "by": by, "status": status, "detail": detail},
+        )
+        self._leave_router(call)
+
+    def _leave_router(self, call: Call) -> None:
+        if call.agent is not None and call.agent.agent_id is not None:
+            self._route(ConversationEnded(call.call_id, call.agent.agent_id))
+        call.offers.clear()
+        self._route(ContactLeft(call.call_id))
+        if call.source.agent_id is not None:
+            self._route(ConversationEnded(call.call_id, call.source.agent_id))
+
+    def _forget(self, call: Call) -> None:
+        """The last leg has ended: nothing of the call is left."""
+        if not call.over:  # cannot happen while every leg's end ends its call; kept so that nothing can leak
+            self._end(call, EndCause.FAILED, by="system")
+        del self.calls[call.call_id]
+        self._telephony.release_call(call.call_id)
+
+    def _back_to_waiting(self, call: Call) -> None:
+        if call.state is CallState.RINGING and not call.offers:
+            call.state = CallState.WAITING
+
+    def _wait_with_music(self, call: Call) -> None:
+        if call.music is not None:
+            self._play(call.caller_leg.leg_id, call.music, loop=True)
+
+    def _play(self, leg_id: LegId, prompt: str, *, loop: bool = False) -> None:
+        self._telephony.play(leg_id, PlayId(self._new_id()), prompt, loop=loop)
+
+    def _adopt(self, call: Call, leg: Leg) -> None:
+        call.legs[leg.leg_id] = leg
+        self._call_by_leg[leg.leg_id] = call
+
+    def _save(self, call: Call) -> None:
+        self._telephony.save_snapshot(call.call_id, snapshot.encode(call))
+
+    # --- what comes after a call --------------------------------------------------------
+
+    def _on_report(self, event: ev.LegReport) -> None:
+        self._bus.publish(
+            ev.LegMeasured(
+                event_id=self._new_id(),
+                at=self._clock.utc(),
+                call_id=event.call_id,
+                party="agent" if event.originated else "caller",
+                statistics=event.statistics,
+            )
+        )
+
+    def _on_recording(self, event: ev.RecordingFinished) -> None:
+        self._bus.publish(
+            ev.RecordingStored(
+                event_id=self._new_id(),
+                at=self._clock.utc(),
+                call_id=event.call_id,
+                path=event.path,
+                duration_ms=event.duration_ms,
+                size_bytes=event.size_bytes,
+                sha256=event.sha256,
+                error=event.error,
+            )
+        )
+        if event.error:
+            log.error("recording.failed", extra={"call_id": event.call_id, "error": event.error})
+
+    # --- calls of an earlier engine -----------------------------------------------------
+
+    def _on_orphan(self, event: ev.CallAbandonedByEngine) -> None:
+        """A worker still carries a call that an engine before this one had set up.
+
+        Its audio goes on untouched. Its agent counts as talking, so that no
+        second caller is offered to the same phone.
+        """
+        try:
+            kept = snapshot.decode(event.snapshot)
+        except snapshot.SnapshotError as exc:
+            log.warning("call.snapshot_unreadable", extra={"call_id": event.call_id, "error": str(exc)})
+            return
+        self.orphans[event.call_id] = kept
+        log.info("call.found", extra={"call_id": event.call_id, "agent_id": kept.agent_id, "state": kept.state})
+        for agent_id in (kept.agent_id, kept.from_agent):
+            if agent_id is not None:
+                self._route(AgentOccupied(agent_id, event.call_id))
+
+    def _on_orphan_ended(self, event: ev.OrphanEnded) -> None:
+        kept = self.orphans.pop(event.call_id, None)
+        if kept is None:
+            return
+        now = self._clock.utc()
+        duration_s = round((now - kept.started_at).total_seconds(), 3)
+        self._bus.publish(
+            ev.CallEnded(
+                event_id=self._new_id(),
+                at=now,
+                call_id=event.call_id,
+                agent_id=AgentId(kept.agent_id) if kept.agent_id else None,
+                queue_id=QueueId(kept.queue_id) if kept.queue_id else None,
+                cause=EndCause.NORMAL,
+                by="system",
+                duration_s=duration_s,
+                detail="the engine restarted during the call; ended when its audio stopped",
+            )
+        )
+        log.info("call.ended", extra={"call_id": event.call_id, "cause": EndCause.NORMAL, "by": "system"})
+        for agent_id in (kept.agent_id, kept.from_agent):
+            if agent_id is not None:
+                self._route(ConversationEnded(event.call_id, agent_id))
+
+    # --- publishing ---------------------------------------------------------------------
+
+    def _publish(self, kind: type[ev.LogEvent], call: Call, *, agent_id: AgentId | None = None, **facts: Any) -> None:
+        self._bus.publish(
+            kind(
+                event_id=self._new_id(),
+                at=self._clock.utc(),
+                call_id=call.call_id,
+                agent_id=agent_id if agent_id is not None else call.agent_id,
+                queue_id=call.queue_id,
+                **facts,
+            )
+        )
+
+    def _publish_agent(self, change: AgentChanged) -> None:
+        status = self.router.agent(change.agent_id)
+        contact = status.contact_id if status is not None else None
+        self._bus.publish(
+            ev.AgentStateChanged(
+                event_id=self._new_id(),
+                at=self._clock.utc(),
+                call_id=CallId(contact) if contact is not None else None,
+                agent_id=AgentId(change.agent_id),
+                old=change.old,
+                new=change.new,
+                reason=change.reason,
+            )
+        )
+
+
+def _nothing(_control: CallControl, _event: ev.LegEvent) -> None:
+    """Trying says nothing that anyone waits for."""
+
+
+_HANDLERS: dict[type, Callable[[CallControl, Any], None]] = {
+    ev.LegIncoming: CallControl._on_incoming,
+    ev.LegTrying: _nothing,
+    ev.LegRinging: CallControl._on_ringing,
+    ev.LegAnswered: CallControl._on_answered,
+    ev.LegHeld: CallControl._on_held,
+    ev.LegResumed: CallControl._on_resumed,
+    ev.LegDtmf: CallControl._on_dtmf,
+    ev.LegEnded: CallControl._on_ended,
+    ev.LegReport: CallControl._on_report,
+    ev.PlayFinished: CallControl._on_play_finished,
+    ev.RecordingFinished: CallControl._on_recording,
+    ev.CallAbandonedByEngine: CallControl._on_orphan,
+    ev.OrphanEnded: CallControl._on_orphan_ended,
+    ev.AgentReachability: CallControl._on_reachability,
+}

@@ -1,0 +1,141 @@
+"""The operators' desk: what people see of call control, and what they may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+
+from config.schema import Agent
+from engine.call import Call
+from engine.clock import Clock
+from engine.control import CallControl
+from engine.events import AgentId, CallId, QueueId
+from engine.operations import (
+    AgentStateRequest,
+    AgentView,
+    CallView,
+    ComponentHealth,
+    ConflictError,
+    NotFoundError,
+    QueueView,
+)
+from routing.model import AgentState
+from routing.status import AgentStatus
+
+HealthSource = Callable[[], Sequence[ComponentHealth]]
+CounterSource = Callable[[], Mapping[str, float]]
+
+
+class Desk:
+    """Implements `engine.operations.Operations` on call control.
+
+    Names and skills of agents come from `describe`, called anew whenever the
+    configuration is replaced.
+    """
+
+    def __init__(
+        self,
+        control: CallControl,
+        clock: Clock,
+        health: Sequence[HealthSource] = (),
+        counters: Sequence[CounterSource] = (),
+    ) -> None:
+        self._control = control
+        self._clock = clock
+        self._health = tuple(health)
+        self._counters = tuple(counters)
+        self._names: Mapping[str, str] = {}
+        self._skills: Mapping[str, Mapping[str, int]] = {}
+
+    def describe(self, agents: Sequence[Agent]) -> None:
+        """Take names and skills from a configuration."""
+        self._names = {agent.id: agent.display_name for agent in agents}
+        self._skills = {agent.id: agent.skills for agent in agents}
+
+    # --- views --------------------------------------------------------------------------
+
+    def calls(self) -> Sequence[CallView]:
+        return [_call_view(call) for call in self._control.calls.values()]
+
+    def queues(self) -> Sequence[QueueView]:
+        now = self._clock.monotonic()
+        return [
+            QueueView(
+                queue_id=QueueId(status.queue_id),
+                strategy=status.strategy,
+                waiting=len(status.waiting),
+                ringing=len(status.ringing),
+                talking=status.talking,
+                longest_wait_s=max(
+                    0.0, round(now - (now if status.longest_wait_since is None else status.longest_wait_since), 3)
+                ),
+                agents_ready=status.ready,
+                agents_busy=status.busy,
+                members=[AgentId(m) for m in status.members],
+            )
+            for status in self._control.router.queues()
+        ]
+
+    def agents(self) -> Sequence[AgentView]:
+        return [self._agent_view(status) for status in self._control.router.agents()]
+
+    def health(self) -> Sequence[ComponentHealth]:
+        return [part for source in self._health for part in source()]
+
+    def counters(self) -> Mapping[str, float]:
+        figures: dict[str, float] = {"calls": len(self._control.calls), "calls_orphaned": len(self._control.orphans)}
+        for source in self._counters:
+            figures.update(source())
+        return figures
+
+    # --- commands -----------------------------------------------------------------------
+
+    def hang_up(self, call_id: CallId) -> None:
+        if not self._control.hang_up(call_id):
+            raise NotFoundError(f"there is no live call {call_id}")
+
+    def set_agent_state(self, agent_id: AgentId, state: AgentStateRequest, reason: str) -> AgentView:
+        status = self._control.router.agent(agent_id)
+        if status is None:
+            raise NotFoundError(f"there is no agent {agent_id}")
+        if state is AgentStateRequest.READY and not status.reachable:
+            raise ConflictError(f"the phone of {agent_id} is not registered; register it, then ask for ready")
+        self._control.ask_agent_state(agent_id, AgentState(state), reason)
+        status = self._control.router.agent(agent_id)
+        assert status is not None
+        return self._agent_view(status)
+
+    def _agent_view(self, status: AgentStatus) -> AgentView:
+        in_state_s = max(0.0, self._clock.monotonic() - status.since)
+        return AgentView(
+            agent_id=AgentId(status.agent_id),
+            name=self._names.get(status.agent_id, status.agent_id),
+            state=status.state,
+            reason=status.reason,
+            since=self._clock.utc() - timedelta(seconds=in_state_s),
+            reachable=status.reachable,
+            call_id=CallId(status.contact_id) if status.contact_id is not None else None,
+            skills=self._skills.get(status.agent_id, {}),
+            queues=[QueueId(q) for q in status.queues],
+        )
+
+
+def _seconds_since(then: float | None, now: float) -> float:
+    return 0.0 if then is None else max(0.0, round(now - then, 3))
+
+
+def _call_view(call: Call) -> CallView:
+    return CallView(
+        call_id=call.call_id,
+        state=call.state,
+        caller=call.caller.number,
+        caller_name=call.caller.name,
+        dialled=call.dialled,
+        trunk=call.source.trunk,
+        started_at=call.started_at,
+        answered_at=call.answered_at,
+        queue_id=call.queue_id,
+        agent_id=call.agent_id or next(iter(call.offers), None),
+        recording=call.recording,
+        explanation=call.explanation,
+    )

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+from config.numbers import DialPlan
+from config.schema import Document
+from engine import events as ev
+from engine.bus import EventBus
+from engine.call import CallState
+from engine.control import CallControl, ControlSettings, QueueCare
+from engine.events import AgentId, CallId, EndCause, LegEnded, LegId, LogEvent
+from engine.snapshot import decode
+from routing.model import AgentSettings, AgentState, QueueSettings, RoutingSettings, Strategy
+from tests.engine.fakes import FakeLeg, FakeTelephony, SteppedClock
+
+NUMBERS: Mapping[str, object] = {
+    "500": {"queue": "support"},
+    "501": {"queue": "all"},
+    "502": {"queue": "nobody"},
+    "600": {"answer": "silence"},
+    "601": {"play": "welcome", "then": "silence"},
+    "602": {"echo": True},
+    "603": {"play": "welcome", "then": {"queue": "support"}},
+    "604": {"play": "welcome"},
+    r"~7(\w+)": {"agent": r"\1"},
+    r"~6(\w{5})": {"agent": r"\1", "record": True},
+    r"~8(\w+)": {"listen": r"\1"},
+}
+
+
+def document_numbers() -> DialPlan:
+    document = Document.model_validate(
+        {
+            "domain": "pbx.local",
+            "sip": {"listen": ["udp:127.0.0.1:5060"]},
+            "media": {"address": "127.0.0.1", "ports": [20000, 29999]},
+            "http": {"listen": "127.0.0.1:8080"},
+            "numbers": NUMBERS,
+        }
+    )
+    return DialPlan(document.numbers)
+
+
+def settings(wrap_up_s: float = 0.0) -> ControlSettings:
+    agents = tuple(AgentSettings(f"a000{n}", {"x": 50}, auto_ready=True, fixed_contact=True) for n in (1, 2))
+    return ControlSettings(
+        dial_plan=document_numbers(),
+        routing=RoutingSettings(
+            agents=agents,
+            queues=(
+                QueueSettings("support", Strategy.LONGEST_IDLE, ("a0001", "a0002"), wrap_up_s=wrap_up_s),
+                QueueSettings("all", Strategy.RING_ALL, ("a0001", "a0002")),
+                QueueSettings("nobody", requires={"greek": 1}),
+            ),
+        ),
+        queues={"support": QueueCare(music="music", record=True), "all": QueueCare()},
+    )
+
+
+class World:
+    def __init__(self, wrap_up_s: float = 0.0) -> None:
+        self.clock = SteppedClock()
+        self.phones = FakeTelephony()
+        self.events: list[LogEvent] = []
+        bus = EventBus()
+        bus.subscribe(self.events.append)
+        ids = itertools.count()
+        self.deadline: float | None = None
+        self.control = CallControl(
+            self.phones, settings(wrap_up_s), bus, self.clock, lambda: f"id{next(ids)}", self._on_deadline
+        )
+        self.phones.sink = self.control.on_leg_event
+        self.control.start()
+
+    def _on_deadline(self, deadline: float | None) -> None:
+        self.deadline = deadline
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.clock.now + seconds
+        while self.deadline is not None and self.deadline <= end:
+            self.clock.now = max(self.clock.now, self.deadline)
+            self.control.on_time()
+        self.clock.now = end
+
+    def names(self, call_id: CallId) -> list[str]:
+        return [e.name for e in self.events if e.call_id == call_id and not e.name.startswith("agent.")]
+
+    def last(self, kind: type[LogEvent]) -> LogEvent:
+        return next(e for e in reversed(self.events) if type(e) is kind)
+
+    def state(self, agent_id: str) -> tuple[AgentState, str]:
+        status = self.control.router.agent(agent_id)
+        assert status is not None
+        return status.state, status.reason
+
+    def assert_nothing_left(self) -> None:
+        assert self.phones.live() == []
+        assert self.control.calls == {}
+        assert self.control._call_by_leg == {}
+        for agent in self.control.router.agents():
+            assert agent.contact_id is None
+        for queue in self.control.router.queues():
+            assert not queue.waiting
+            assert not queue.ringing
+            assert not queue.talking
+
+
+def test_queue_call_from_dialling_to_hanging_up() -> None:
+    w = World(wrap_up_s=10)
+    call_id, caller = w.phones.dial("500")
+    call = w.control.calls[call_id]
+    assert w.phones.legs[caller].answered
+    assert w.phones.legs[caller].playing == "music"
+    assert call.state is CallState.RINGING
+    agent = w.phones.ringing("a0001")
+    request = w.phones.legs[agent].request
+    assert request is not None
+    assert request.caller.number == "0700111222"
+    w.pass_time(3)
+    w.phones.pick_up(agent)
+    assert w.phones.legs[caller].playing is None
+    assert w.phones.bridges == {frozenset((caller, agent))}
+    assert w.phones.recordings == {call_id: (caller, agent)}
+    assert w.state("a0001")[0] is AgentState.TALKING
+    assert decode(w.phones.snapshots[call_id]).agent_id == "a0001"
+    w.pass_time(60)
+    w.phones.end(caller)
+    assert w.names(call_id) == [
+        "call.started",
+        "queue.joined",
+        "queue.offered",
+        "call.answered",
+        "queue.left",
+        "recording.started",
+        "talk.started",
+        "talk.ended",
+        "call.ended",
+    ]
+    ended = w.last(ev.CallEnded)
+    assert isinstance(ended, ev.CallEnded)
+    assert (ended.by, ended.cause, ended.duration_s) == ("caller", EndCause.NORMAL, 63.0)
+    w.assert_nothing_left()
+    assert w.state("a0001")[0] is AgentState.WRAP_UP
+    w.pass_time(10)
+    assert w.state("a0001")[0] is AgentState.READY
+
+
+def test_rejected_offer_goes_to_the_next_agent_and_the_caller_keeps_the_place() -> None:
+    w = World()
+    call_id, caller = w.phones.dial("500")
+    w.phones.end(w.phones.ringing("a0001"), EndCause.REJECTED, 603)
+    failed = w.last(ev.OfferFailed)
+    assert isinstance(failed, ev.OfferFailed)
+    assert (failed.agent_id, failed.cause) == ("a0001", EndCause.REJECTED)
+    assert w.phones.legs[caller].playing == "music"
+    w.phones.pick_up(w.phones.ringing("a0002"))
+    assert w.control.calls[call_id].agent_id == "a0002"
+
+
+def test_unreachable_phones_leave_the_caller_waiting() -> None:
+    w = World()
+    w.phones.unreachable = {"a0001", "a0002"}
+    call_id, caller = w.phones.dial("500")
+    assert w.control.calls[call_id].state is CallState.WAITING
+    w.phones.end(caller)
+    left = w.last(ev.QueueLeft)
+    assert isinstance(left, ev.QueueLeft)
+    assert left.outcome == "abandoned"
+    w.assert_nothing_left()
+
+
+def test_ring_all_hangs_up_the_other_phones() -> None:
+    w = World()
+    _, caller = w.phones.dial("501")
+    first, second = w.phones.ringing("a0001"), w.phones.ringing("a0002")
+    w.phones.pick_up(second)
+    assert w.phones.legs[first].ended
+    assert w.phones.bridges == {frozenset((caller, second))}
+    assert w.state("a0001")[0] is AgentState.READY
+
+
+def test_queue_that_nobody_can_serve_refuses_before_answering() -> None:
+    w = World()
+    call_id, caller = w.phones.dial("502")
+    assert ("reject unreachable", caller) in w.phones.log
+    assert not w.phones.legs[caller].answered
+    assert w.names(call_id)[-1] == "call.ended"
+    w.assert_nothing_left()
+
+
+def test_answer_that_fails_leaves_nothing() -> None:
+    w = World()
+    w.phones.answer_fails = True
+    for number in ("500", "600", "601", "602"):
+        w.phones.dial(number)
+    w.assert_nothing_left()
+    assert w.state("a0001")[0] is AgentState.READY
+
+
+def test_unknown_number_is_refused() -> None:
+    w = World()
+    _, caller = w.phones.dial("999")
+    assert ("reject not_found", caller) in w.phones.log
+    w.assert_nothing_left()
+
+
+def test_numbers_do_what_they_say() -> None:
+    w = World()
+    _, silent = w.phones.dial("600")
+    assert w.phones.legs[silent].answered
+    _, echoed = w.phones.dial("602")
+    assert w.phones.legs[echoed].echo
+    _, played = w.phones.dial("601")
+    assert w.phones.legs[played].playing == "welcome"
+    w.control.on_leg_event(ev.PlayFinished(played, ev.PlayId("x"), completed=True))
+    assert not w.phones.legs[played].ended
+    call_id, queued = w.phones.dial("603")
+    w.control.on_leg_event(ev.PlayFinished(queued, ev.PlayId("x"), completed=True))
+    assert w.control.calls[call_id].queue_id == "support"
+    assert w.phones.legs[queued].playing == "music"
+    _, short = w.phones.dial("604")
+    w.control.on_leg_event(ev.PlayFinished(short, ev.PlayId("x"), completed=True))
+    assert w.phones.legs[short].ended
+
+
+def test_supervision_numbers_are_refused_as_unsupported() -> None:
+    w = World()
+    _, caller = w.phones.dial("8a0001")
+    assert ("reject unsupported", caller) in w.phones.log
+
+
+def test_direct_call_is_answered_when_the_agent_answers() -> None:
+    w = World()
+    call_id, caller = w.phones.dial("6a0001")
+    agent = w.phones.ringing("a0001")
+    assert ("ring", caller) not in w.phones.log
+    w.control.on_leg_event(ev.LegRinging(agent))
+    assert ("ring", caller) in w.phones.log
+    assert not w.phones.legs[caller].answered
+    w.phones.pick_up(agent)
+    assert w.phones.legs[caller].answered
+    assert w.phones.bridges == {frozenset((caller, agent))}
+    assert call_id in w.phones.recordings
+    w.phones.end(agent)
+    ended = w.last(ev.CallEnded)
+    assert isinstance(ended, ev.CallEnded)
+    assert ended.by == "agent"
+    w.assert_nothing_left()
+
+
+def test_direct_call_to_a_busy_agent_is_busy() -> None:
+    w = World()
+    w.phones.dial("7a0001")
+    w.phones.pick_up(w.phones.ringing("a0001"))
+    _, second = w.phones.dial("7a0001")
+    assert ("reject busy", second) in w.phones.log
+
+
+def test_direct_call_fails_as_the_phone_does() -> None:
+    for cause, expected in (
+        (EndCause.BUSY, "busy"),
+        (EndCause.NO_ANSWER, "no_answer"),
+        (EndCause.REJECTED, "rejected"),
+    ):
+        w = World()
+        _, caller = w.phones.dial("7a0001")
+        w.phones.end(w.phones.ringing("a0001"), cause)
+        assert (f"reject {expected}", caller) in w.phones.log
+        w.assert_nothing_left()
+
+
+def test_colleagues_reach_each_other_by_id_and_strangers_do_not() -> None:
+    w = World()
+    w.phones.dial("a0002", agent_id="a0001")
+    assert w.state("a0001")[0] is AgentState.TALKING
+    w.phones.pick_up(w.phones.ringing("a0002"))
+    _, stranger = w.phones.dial("a0002")
+    assert ("reject not_found", stranger) in w.phones.log
+
+
+def test_agent_who_calls_out_gets_no_offers_and_is_ready_again_afterwards() -> None:
+    w = World()
+    _, out = w.phones.dial("600", agent_id="a0001")
+    w.phones.dial("500")
+    w.phones.ringing("a0002")
+    w.phones.end(out)
+    assert w.state("a0001")[0] is AgentState.READY
+
+
+def test_hold_plays_music_to_the_other_side() -> None:
+    w = World()
+    call_id, caller = w.phones.dial("500")
+    agent = w.phones.ringing("a0001")
+    w.phones.pick_up(agent)
+    w.control.on_leg_event(ev.LegHeld(agent))
+    assert w.control.calls[call_id].state is CallState.HELD
+    assert w.phones.legs[caller].playing == "music"
+    w.control.on_leg_event(ev.LegResumed(agent))
+    assert w.phones.legs[caller].playing is None
+    assert w.control.calls[call_id].state is CallState.TALKING
+
+
+def test_agent_who_drops_off_the_network_goes_to_break_and_gets_no_further_call() -> None:
+    w = World()
+    w.control.ask_agent_state(AgentId("a0002"), AgentState.OFFLINE, "")
+    w.phones.dial("500")
+    agent = w.phones.ringing("a0001")
+    w.phones.pick_up(agent)
+    w.phones.dial("500")  # waits
+    w.phones.end(agent, EndCause.MEDIA_LOST)
+    assert w.state("a0001") == (AgentState.BREAK, "connection-lost")
+
+
+def test_operator_hangs_up() -> None:
+    w = World()
+    call_id, _ = w.phones.dial("500")
+    w.phones.pick_up(w.phones.ringing("a0001"))
+    assert w.control.hang_up(call_id)
+    assert not w.control.hang_up(call_id)
+    ended = w.last(ev.CallEnded)
+    assert isinstance(ended, ev.CallEnded)
+    assert ended.by == "system"
+    w.assert_nothing_left()
+
+
+def test_calls_of_an_earlier_engine_keep_their_agent_busy_until_they_end() -> None:
+    before = World()
+    call_id, _ = before.phones.dial("500")
+    before.phones.pick_up(before.phones.ringing("a0001"))
+    kept = before.phones.snapshots[call_id]
+
+    w = World()
+    w.phones.first_id = 100
+    w.control.on_leg_event(ev.CallAbandonedByEngine(call_id, kept))
+    assert w.state("a0001")[0] is AgentState.TALKING
+    w.phones.dial("500")
+    w.phones.ringing("a0002")
+    w.control.on_leg_event(ev.OrphanEnded(call_id))
+    assert w.state("a0001")[0] is AgentState.READY
+    assert w.names(call_id) == ["call.ended"]
+
+
+def test_unreadable_snapshots_are_left_alone() -> None:
+    w = World()
+    for data in (b"", b"\x91\x63", b"garbage"):
+        w.control.on_leg_event(ev.CallAbandonedByEngine(CallId("old"), data))
+    assert w.control.orphans == {}
+
+
+def test_settings_replaced_while_callers_wait() -> None:
+    w = World()
+    for agent in ("a0001", "a0002"):
+        w.control.ask_agent_state(AgentId(agent), AgentState.OFFLINE, "")
+    call_id, caller = w.phones.dial("500")
+    new = settings()
+    agents = (*new.routing.agents, AgentSettings("a0003", auto_ready=True, fixed_contact=True))
+    queues = (QueueSettings("support", Strategy.LONGEST_IDLE, ("a0003",)),)
+    w.control.replace_settings(ControlSettings(new.dial_plan, RoutingSettings(agents, queues), new.queues))
+    w.phones.pick_up(w.phones.ringing("a0003"))
+    assert w.control.calls[call_id].agent_id == "a0003"
+    w.phones.end(caller)
+    w.assert_nothing_left()
+
+
+def test_a_late_answer_of_a_forgotten_leg_is_hung_up() -> None:
+    w = World()
+    w.phones.legs[LegId("ghost")] = FakeLeg()
+    w.phones.pick_up(LegId("ghost"))
+    assert w.phones.legs[LegId("ghost")].ended
+    w.control.on_leg_event(LegEnded(LegId("never-was"), EndCause.NORMAL))
