@@ -1,0 +1,9 @@
+"""The HTTP API: see docs/api.md."""
+
+from engine.api.accounts import Account, Accounts, HashedAccounts, Identity
+from engine.api.app import create_app
+from engine.api.permissions import Role
+from engine.api.server import serve
+from engine.api.settings import ApiSettings, Rate
+
+__all__ = ["Account", "Accounts", "ApiSettings", "HashedAccounts", "Identity", "Rate", "Role", "create_app", "serve"]

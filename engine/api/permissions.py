@@ -1,0 +1,56 @@
+"""What each role may do: one table, asked by every route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum, StrEnum
+
+
+class Role(StrEnum):
+    """A manager is what call centres call a supervisor."""
+
+    ADMINISTRATOR = "administrator"
+    MANAGER = "manager"
+    AGENT = "agent"
+    VIEWER = "viewer"
+
+
+class Permission(StrEnum):
+    """What a route asks for."""
+
+    CALLS_READ = "calls.read"
+    CALLS_HANGUP = "calls.hangup"
+    QUEUES_READ = "queues.read"
+    AGENTS_READ = "agents.read"
+    AGENTS_STATE = "agents.state"
+    INTERACTIONS_READ = "interactions.read"
+    EVENTS_READ = "events.read"
+
+
+class Scope(IntEnum):
+    """How far a permission reaches: nowhere, to what is one's own, everywhere."""
+
+    NONE = 0
+    OWN = 1
+    ALL = 2
+
+
+_READS = (
+    Permission.CALLS_READ,
+    Permission.QUEUES_READ,
+    Permission.AGENTS_READ,
+    Permission.INTERACTIONS_READ,
+    Permission.EVENTS_READ,
+)
+
+PERMISSIONS: Mapping[Role, Mapping[Permission, Scope]] = {
+    Role.ADMINISTRATOR: dict.fromkeys(Permission, Scope.ALL),
+    Role.MANAGER: dict.fromkeys((*_READS, Permission.CALLS_HANGUP, Permission.AGENTS_STATE), Scope.ALL),
+    Role.AGENT: dict.fromkeys((*_READS, Permission.CALLS_HANGUP, Permission.AGENTS_STATE), Scope.OWN),
+    Role.VIEWER: dict.fromkeys(_READS, Scope.ALL),
+}
+
+
+def scope(role: Role, permission: Permission) -> Scope:
+    """How far `permission` reaches for `role`."""
+    return PERMISSIONS[role].get(permission, Scope.NONE)
