@@ -486,9 +486,8 @@ class Message:
         lines = [self._start_line()]
         for name, values in self.headers.items():
             if name != "content-length":
-                spelling = _CASING.get(name) or _casing(name)
-                for value in values:
-                    lines.append(f"{spelling}: {value}")
+                prefix = f"{_CASING.get(name) or _casing(name)}: "
+                lines.append(prefix + f"\r\n{prefix}".join(values))
         lines.append(f"Content-Length: {len(self.body)}\r\n\r\n")
         return "\r\n".join(lines).encode("utf-8", "surrogateescape") + self.body
 

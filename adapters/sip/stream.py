@@ -10,6 +10,7 @@ from adapters.sip.message import MAX_MESSAGE, Request, parse_message
 
 PONG = b"\r\n"
 
+_LINE_ENDS = re.compile(rb"[\r\n]*+")
 _LENGTH = re.compile(rb"\r\n(?:content-length|l)[ \t]*:(?:\r\n)?[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
 
 
@@ -71,7 +72,7 @@ class StreamFramer:
     def _next(self) -> bytes | KeepAlive | None:
         buffer = self._buffer
         if not self._needed:
-            if self._searched == 0 and buffer[:1] in (b"\r", b"\n"):
+            if self._searched == 0 and buffer.startswith((b"\r", b"\n")):
                 ping = self._skip_line_ends()
                 if ping is not None:
                     return ping
@@ -81,7 +82,7 @@ class StreamFramer:
             if end < 0:
                 if len(buffer) > MAX_MESSAGE:
                     raise PeerError("endless headers", status=513)
-                if buffer[:1] != b"\r":
+                if not buffer.startswith(b"\r"):
                     self._half_ping = False
                     self._searched = max(0, len(buffer) - 3)
                 return None
@@ -97,7 +98,8 @@ class StreamFramer:
     def _skip_line_ends(self) -> KeepAlive | None:
         """Drop CRLFs before a message; two in a row are a ping, also across calls."""
         buffer = self._buffer
-        end = len(buffer) - len(buffer.lstrip(b"\r\n"))
+        match = _LINE_ENDS.match(buffer)
+        end = match.end() if match else 0
         if end == len(buffer) and buffer.endswith(b"\r"):
             end -= 1  # the LF is still on its way
         line_ends = buffer.count(b"\r\n", 0, end) + self._half_ping
