@@ -84,7 +84,7 @@ class Explanation:
         if self.refused:
             text += "; not free: " + ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in self.refused.items())
         text += f". The caller waited {self.waited_s:.0f} s at priority {self.priority}"
-        return f"{text}; {self.waiting} still wait."
+        return f"{text}; {self.waiting} more wait."
 
 
 _WHY = {
