@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -107,10 +108,12 @@ def compile_pattern(number: str) -> re.Pattern[str]:
     if len(text) > MAX_PATTERN:
         raise PatternError(f"the pattern is longer than {MAX_PATTERN} characters; split it into several numbers")
     try:
-        pattern = re.compile(text, re.ASCII)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # the meaning of some brackets is about to change
+            pattern = re.compile(text, re.ASCII)
     except (re.error, OverflowError, RecursionError) as exc:
         raise PatternError(f"not a regular expression: {exc}; write one like ~7(\\d{{4}})") from None
-    except Warning as exc:  # only where warnings are turned into errors
+    except FutureWarning as exc:
         raise PatternError(
             f"not a clear regular expression: {exc}; put a backslash before special characters"
         ) from None

@@ -53,7 +53,7 @@ def music() -> npt.NDArray[np.float64]:
         for step, voice in enumerate(pattern):
             _mix(loop, index * bar + int(step * BEAT_S / 2 * RATE_HZ), 0.5 * note(chord[voice], 1.8))
         _mix(loop, index * bar, 0.7 * note(chord[0] - 12, 3.0))
-    return 0.35 * loop / np.abs(loop).max()
+    return np.asarray(0.35 * loop / np.abs(loop).max(), dtype=np.float64)
 
 
 def _mix(loop: npt.NDArray[np.float64], start: int, sound: npt.NDArray[np.float64]) -> None:
@@ -69,7 +69,7 @@ def speech(text: str) -> npt.NDArray[np.float64]:
         subprocess.run(["espeak-ng", "-v", "en-us", "-s", "150", "-w", str(path), text], check=True)  # noqa: S603, S607 - an authoring tool with fixed texts
         samples, rate_hz = soundfile.read(path, dtype="float64")
     samples = np.asarray(soxr.resample(samples, rate_hz, RATE_HZ))
-    return 0.6 * samples / np.abs(samples).max()
+    return np.asarray(0.6 * samples / np.abs(samples).max(), dtype=np.float64)
 
 
 def main() -> None:
