@@ -13,6 +13,7 @@ from aiohttp.typedefs import Middleware
 from engine.api.errors import ApiError, error_response
 from engine.api.metrics import Metrics
 from engine.api.origin import client_address
+from engine.api.routes import REQUEST_ID, USER
 from engine.api.settings import ApiSettings
 from engine.clock import Clock
 from engine.operations import ConflictError, NotFoundError, OperationError
@@ -59,7 +60,7 @@ class Front:
 
     async def _pass(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("X-Request-ID", "")
-        request["id"] = given if _REQUEST_ID.match(given) else uuid4().hex
+        request[REQUEST_ID] = given if _REQUEST_ID.match(given) else uuid4().hex
         began = self._clock.monotonic()
         try:
             response = await handler(request)
@@ -85,13 +86,13 @@ class Front:
                 return ApiError(405, f"This address takes {allowed}.", headers={"Allow": allowed})
             case web.HTTPException():
                 return ApiError(exc.status if exc.status >= 400 else 500, exc.reason)
-        # The request's text may hold personal data: its type and place in the code say enough.
+        # The answer names the request only; what failed is for the log.
         log.error(
             "http.failed",
             exc_info=exc,
-            extra={"request_id": request["id"], "method": request.method, "route": route_of(request)},
+            extra={"request_id": request[REQUEST_ID], "method": request.method, "route": route_of(request)},
         )
-        return ApiError(500, f"Something failed here; it is logged as request {request['id']}.")
+        return ApiError(500, f"Something failed here; it is logged as request {request[REQUEST_ID]}.")
 
     def _note(self, request: web.Request, response: web.StreamResponse, began: float) -> None:
         duration_s = self._clock.monotonic() - began
@@ -104,13 +105,13 @@ class Front:
             logging.DEBUG if route in _QUIET and response.status < 400 else logging.INFO,
             "http.request",
             extra={
-                "request_id": request["id"],
+                "request_id": request[REQUEST_ID],
                 "method": method,
                 "route": route,
                 "status": response.status,
                 "duration_ms": round(duration_s * 1000, 1),
                 "source": client_address(request, self._settings),
-                "user": request.get("user"),
+                "user": request.get(USER),
             },
         )
 
@@ -122,7 +123,7 @@ class Front:
             headers.setdefault(name, value)
         if self._settings.cookie_secure:
             headers["Strict-Transport-Security"] = "max-age=31536000"
-        headers["X-Request-ID"] = request.get("id", "")
+        headers["X-Request-ID"] = request.get(REQUEST_ID, "")
 
 
 def route_of(request: web.Request) -> str:

@@ -57,7 +57,9 @@ class InteractionRoutes:
                 filters=filters, sort=query.sort, descending=query.descending, page=query.page, limit=query.limit
             )
         except ValueError as exc:
-            raise ApiError(400, "The query is not valid.", details=[Detail("filter", str(exc))]) from exc
+            raise ApiError(
+                400, "The query is not valid.", details=[Detail("filter" if filters else "sort", str(exc))]
+            ) from exc
         except RecordsUnavailableError as exc:
             log.warning("records.unavailable")
             raise ApiError(503, "The database does not answer now; calls go on.", headers={"Retry-After": "5"}) from exc

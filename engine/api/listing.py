@@ -51,12 +51,15 @@ def parse_filter(text: str) -> dict[str, str]:
     """Split a filter into its terms.
 
     Raises:
-        ValueError: a term lacks its colon, key or value, repeats a key, or ends in a backslash.
+        ValueError: it is too long or has control characters; a term lacks its colon, key
+            or value, repeats a key, or ends in a backslash.
     """
     if not text:
         return {}
     if len(text) > MAX_FILTER:
         raise ValueError(f"a filter has at most {MAX_FILTER} characters")
+    if not text.isprintable():
+        raise ValueError("control characters are not allowed")
     terms: list[str] = [""]
     characters = iter(text)
     for character in characters:

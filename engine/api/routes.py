@@ -21,6 +21,9 @@ from engine.api.permissions import Permission, Scope, scope
 from engine.api.sessions import Grant, SessionError, Sessions
 from engine.clock import Clock
 
+REQUEST_ID = web.RequestKey("request_id", str)
+USER = web.RequestKey("user", str)
+
 
 class Auth(Enum):
     """How a route learns who asks."""
@@ -160,7 +163,7 @@ def serve_route(
         grant = authenticate(request, route.auth, sessions, clock)
         reach = Scope.NONE
         if grant is not None:
-            request["user"] = grant.identity.username
+            request[USER] = grant.identity.username
             if route.permission is not None:
                 reach = scope(grant.identity.role, route.permission)
                 if reach is Scope.NONE:
