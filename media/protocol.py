@@ -165,6 +165,13 @@ class Welcome(_Message, frozen=True):
     worker: str
     pid: int
     calls: list[KeptCall]
+    more: int = 0  # frames of KeptCalls that follow, where the calls exceed one frame
+
+
+class KeptCalls(_Message, frozen=True):
+    """The rest of a Welcome's calls."""
+
+    calls: list[KeptCall]
 
 
 class Refused(_Message, frozen=True):
@@ -257,6 +264,8 @@ class WorkerStatistics(_Message, frozen=True):
     packets_sent: int
     packets_discarded: int
     events_dropped: int  # lost while no engine was connected and the backlog was full
+    commands_ignored: int = 0  # of unknown legs or prompts, or with values that make no sense
+    faults: int = 0  # exceptions that a handler let escape: bugs
 
 
 Command = (
@@ -280,6 +289,7 @@ Command = (
 )
 Event = (
     Welcome
+    | KeptCalls
     | Refused
     | PromptLoaded
     | PromptFailed
