@@ -18,6 +18,7 @@ import contextlib
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import struct
@@ -40,6 +41,7 @@ _DATABASE_STOP_S = 30.0
 _LEFTOVER_ENGINE_WAITS_S = (1.0, 3.0)
 _LEFTOVER_WAITS_S = (5.0,)
 _CONNECT_S = 1.0
+_DESCRIPTORS = 1 << 20
 
 Commands = Callable[[Plan, Path, DataFolder], Sequence[Command]]
 
@@ -85,6 +87,7 @@ def serve(config: Path, data: Path, *, commands: Commands = commands, backoff: B
     except (PlanError, DataFolderError) as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
+    _raise_descriptor_limit()
     try:
         wanted = commands(plan, config, folder)
         leftovers = _leftovers(folder, wanted)
@@ -99,6 +102,15 @@ def serve(config: Path, data: Path, *, commands: Commands = commands, backoff: B
         for sock in bound.values():
             sock.close()
         lock.release()
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many file handles as we may: every audio port is one. Children inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _leftovers(folder: DataFolder, wanted: Sequence[Command]) -> Mapping[str, int]:
