@@ -141,13 +141,14 @@ class MediaClient(asyncio.Protocol):
         self._welcome: Welcome | None = None
         self._early: list[Event] | None = []  # events that come before connect() has returned
         self._unsent: list[bytes] = []
+        self._ready = False  # the Welcome is complete
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def connected(self) -> bool:
         """Whether `send` reaches the worker."""
-        return self._transport is not None and self._early is None and not self._closing
+        return self._transport is not None and self._ready and not self._closing
 
     async def connect(self, timeout_s: float = 5.0) -> Welcome:
         """Connect and exchange Hello and Welcome; the Welcome lists the calls that the worker kept.
@@ -242,6 +243,7 @@ class MediaClient(asyncio.Protocol):
         if more == 0 and self._welcomed is not None and not self._welcomed.done():
             assert self._welcome is not None
             assert self._loop is not None
+            self._ready = True
             self._welcomed.set_result(self._welcome)
             self._loop.call_soon(self._deliver_early)  # after the task that awaits connect()
 
