@@ -13,249 +13,25 @@ import re
 
 from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.headers import CSeq, NameAddr, Via, clean, is_token, parse_number, split_list
+from adapters.sip.names import CASING, COMPACT_FORMS, LISTS, REASONS, SPELLINGS, usual_casing
 from adapters.sip.uri import SipUri
+
+__all__ = [
+    "MAX_HEADER_LINES",
+    "MAX_MESSAGE",
+    "REASONS",
+    "Message",
+    "Request",
+    "Response",
+    "build_response",
+    "parse_message",
+    "validate_request",
+    "validate_response",
+]
 
 MAX_MESSAGE = 65536  # bytes, headers and body
 MAX_HEADER_LINES = 256
 MAX_EXPIRES = 2**32 - 1
-
-REASONS = {
-    100: "Trying",
-    180: "Ringing",
-    181: "Call Is Being Forwarded",
-    182: "Queued",
-    183: "Session Progress",
-    199: "Early Dialog Terminated",
-    200: "OK",
-    202: "Accepted",
-    204: "No Notification",
-    300: "Multiple Choices",
-    301: "Moved Permanently",
-    302: "Moved Temporarily",
-    305: "Use Proxy",
-    380: "Alternative Service",
-    400: "Bad Request",
-    401: "Unauthorized",
-    402: "Payment Required",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    406: "Not Acceptable",
-    407: "Proxy Authentication Required",
-    408: "Request Timeout",
-    410: "Gone",
-    412: "Conditional Request Failed",
-    413: "Request Entity Too Large",
-    414: "Request-URI Too Long",
-    415: "Unsupported Media Type",
-    416: "Unsupported URI Scheme",
-    417: "Unknown Resource-Priority",
-    420: "Bad Extension",
-    421: "Extension Required",
-    422: "Session Interval Too Small",
-    423: "Interval Too Brief",
-    425: "Bad Location Information",
-    428: "Use Identity Header",
-    429: "Provide Referrer Identity",
-    430: "Flow Failed",
-    433: "Anonymity Disallowed",
-    436: "Bad Identity Info",
-    437: "Unsupported Credential",
-    438: "Invalid Identity Header",
-    439: "First Hop Lacks Outbound Support",
-    440: "Max-Breadth Exceeded",
-    469: "Bad Info Package",
-    470: "Consent Needed",
-    480: "Temporarily Unavailable",
-    481: "Call/Transaction Does Not Exist",
-    482: "Loop Detected",
-    483: "Too Many Hops",
-    484: "Address Incomplete",
-    485: "Ambiguous",
-    486: "Busy Here",
-    487: "Request Terminated",
-    488: "Not Acceptable Here",
-    489: "Bad Event",
-    491: "Request Pending",
-    493: "Undecipherable",
-    494: "Security Agreement Required",
-    500: "Server Internal Error",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Server Time-out",
-    505: "Version Not Supported",
-    513: "Message Too Large",
-    555: "Push Notification Service Not Supported",
-    580: "Precondition Failure",
-    600: "Busy Everywhere",
-    603: "Decline",
-    604: "Does Not Exist Anywhere",
-    606: "Not Acceptable",
-    607: "Unwanted",
-    608: "Rejected",
-}
-
-_COMPACT = {
-    "a": "accept-contact",
-    "b": "referred-by",
-    "c": "content-type",
-    "d": "request-disposition",
-    "e": "content-encoding",
-    "f": "from",
-    "i": "call-id",
-    "j": "reject-contact",
-    "k": "supported",
-    "l": "content-length",
-    "m": "contact",
-    "n": "identity-info",
-    "o": "event",
-    "r": "refer-to",
-    "s": "subject",
-    "t": "to",
-    "u": "allow-events",
-    "v": "via",
-    "x": "session-expires",
-    "y": "identity",
-}
-
-_KNOWN_CASING = (
-    "Accept",
-    "Accept-Contact",
-    "Accept-Encoding",
-    "Accept-Language",
-    "Alert-Info",
-    "Allow",
-    "Allow-Events",
-    "Authentication-Info",
-    "Authorization",
-    "CSeq",
-    "Call-ID",
-    "Call-Info",
-    "Contact",
-    "Content-Disposition",
-    "Content-Encoding",
-    "Content-Language",
-    "Content-Length",
-    "Content-Type",
-    "Date",
-    "Diversion",
-    "Error-Info",
-    "Event",
-    "Expires",
-    "Flow-Timer",
-    "From",
-    "Geolocation",
-    "History-Info",
-    "Identity",
-    "In-Reply-To",
-    "Info-Package",
-    "Join",
-    "MIME-Version",
-    "Max-Breadth",
-    "Max-Forwards",
-    "Min-Expires",
-    "Min-SE",
-    "Organization",
-    "P-Access-Network-Info",
-    "P-Asserted-Identity",
-    "P-Charging-Vector",
-    "P-Early-Media",
-    "P-Preferred-Identity",
-    "Path",
-    "Priority",
-    "Privacy",
-    "Proxy-Authenticate",
-    "Proxy-Authorization",
-    "Proxy-Require",
-    "RAck",
-    "RSeq",
-    "Reason",
-    "Record-Route",
-    "Recv-Info",
-    "Refer-Sub",
-    "Refer-To",
-    "Referred-By",
-    "Reject-Contact",
-    "Remote-Party-ID",
-    "Replaces",
-    "Reply-To",
-    "Request-Disposition",
-    "Require",
-    "Resource-Priority",
-    "Retry-After",
-    "Route",
-    "SIP-ETag",
-    "SIP-If-Match",
-    "Server",
-    "Service-Route",
-    "Session-Expires",
-    "Session-ID",
-    "Subject",
-    "Subscription-State",
-    "Supported",
-    "Suppress-If-Match",
-    "Target-Dialog",
-    "Timestamp",
-    "To",
-    "Unsupported",
-    "User-Agent",
-    "User-to-User",
-    "Via",
-    "WWW-Authenticate",
-    "Warning",
-    "X-Murima-Call-ID",
-)
-_CASING = {name.lower(): name for name in _KNOWN_CASING}
-
-# Spellings met in practice, so that most lines need one look-up.
-_NAMES = (
-    {name: name.lower() for name in _KNOWN_CASING}
-    | {name.lower(): name.lower() for name in _KNOWN_CASING}
-    | {name.title(): name.lower() for name in _KNOWN_CASING}
-    | _COMPACT
-    | {short.upper(): name for short, name in _COMPACT.items()}
-)
-
-# Headers whose value is a comma-separated list.
-_LISTS = frozenset(
-    {
-        "accept",
-        "accept-contact",
-        "accept-encoding",
-        "accept-language",
-        "alert-info",
-        "allow",
-        "allow-events",
-        "call-info",
-        "contact",
-        "content-encoding",
-        "content-language",
-        "diversion",
-        "error-info",
-        "geolocation",
-        "history-info",
-        "in-reply-to",
-        "p-asserted-identity",
-        "p-preferred-identity",
-        "path",
-        "proxy-require",
-        "reason",
-        "record-route",
-        "recv-info",
-        "reject-contact",
-        "remote-party-id",
-        "request-disposition",
-        "require",
-        "resource-priority",
-        "route",
-        "service-route",
-        "supported",
-        "unsupported",
-        "via",
-        "warning",
-    }
-)
 
 # Headers that a message may carry once (RFC 3261 7.3.1).
 _SINGLE = (
@@ -295,7 +71,7 @@ _METHODS = frozenset(
 )
 
 _BLANKS = frozenset({" ", "\t"})
-_REQUEST_LINE = re.compile(r"([^\s]+)\s+(.*\S)\s+(SIP/[0-9]+\.[0-9]+)\s*", re.IGNORECASE)
+_VERSION = re.compile(r"SIP/[0-9]+\.[0-9]+", re.IGNORECASE)
 _STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6][0-9][0-9])(?: (.*))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -328,7 +104,7 @@ class Message:
         if not values:
             return None
         value = values[0]
-        if "," in value and name in _LISTS:
+        if "," in value and name in LISTS:
             return next(iter(split_list(value)), "")
         return value.strip(" \t")
 
@@ -337,7 +113,7 @@ class Message:
         values = self.headers.get(name)
         if not values:
             return []
-        if name in _LISTS:
+        if name in LISTS:
             return [item for value in values for item in split_list(value)]
         return [value.strip(" \t") for value in values]
 
@@ -461,9 +237,9 @@ class Message:
     def _only(self, name: str) -> str:
         values = self.headers.get(name)
         if not values:
-            raise PeerError(f"{_casing(name)} is missing")
+            raise PeerError(f"{usual_casing(name)} is missing")
         if len(values) > 1:
-            raise PeerError(f"{_casing(name)} is repeated")
+            raise PeerError(f"{usual_casing(name)} is repeated")
         return values[0].strip(" \t")
 
     def _name_addr(self, name: str) -> NameAddr:
@@ -486,7 +262,7 @@ class Message:
         lines = [self._start_line()]
         for name, values in self.headers.items():
             if name != "content-length":
-                prefix = f"{_CASING.get(name) or _casing(name)}: "
+                prefix = f"{CASING.get(name) or usual_casing(name)}: "
                 lines.append(prefix + f"\r\n{prefix}".join(values))
         lines.append(f"Content-Length: {len(self.body)}\r\n\r\n")
         return "\r\n".join(lines).encode("utf-8", "surrogateescape") + self.body
@@ -608,7 +384,7 @@ def parse_message(data: bytes) -> Request | Response:
     for line in lines:
         spelling, _, value = line.partition(": ")
         try:
-            name = _NAMES[spelling]
+            name = SPELLINGS[spelling]
         except KeyError:
             if line[:1] in _BLANKS and name:
                 headers[name][-1] += " " + line.strip(" \t")  # a folded line (RFC 3261 7.3.1)
@@ -618,7 +394,8 @@ def parse_message(data: bytes) -> Request | Response:
             if not colon or not is_token(spelling):
                 fault = fault or PeerError("malformed header line")
                 continue
-            name = _COMPACT.get(spelling, spelling)
+            name = COMPACT_FORMS.get(spelling, spelling)
+            value = value.removeprefix(" ")
         if name in headers:
             headers[name].append(value)
         else:
@@ -642,18 +419,18 @@ def parse_message(data: bytes) -> Request | Response:
 
 def _from_start_line(line: str, headers: dict[str, list[str]], body: bytes) -> Request | Response:
     parts = line.split(" ")
-    if len(parts) == 3 and parts[2] == "SIP/2.0":
+    if len(parts) == 3 and (parts[2] == "SIP/2.0" or parts[2].upper() == "SIP/2.0"):
         method, uri, _ = parts
         if (method in _METHODS or is_token(method)) and uri and uri[0] != "<" and "\t" not in uri:
             return Request(method, uri, headers, body)
     status_line = _STATUS_LINE.fullmatch(line)
     if status_line is not None:
         return Response(int(status_line.group(1)), status_line.group(2) or "", headers, body)
-    request_line = _REQUEST_LINE.fullmatch(line) if len(line) < MAX_MESSAGE else None
-    if request_line is None or not is_token(request_line.group(1)):
+    parts = line.split()
+    if len(parts) < 3 or not _VERSION.fullmatch(parts[-1]) or not is_token(parts[0]):
         raise PeerError("neither a request nor a response")
-    request = _answerable(Request(request_line.group(1), request_line.group(2), headers, body))
-    if request_line.group(3).upper() != "SIP/2.0":
+    request = _answerable(Request(parts[0], " ".join(parts[1:-1]), headers, body))
+    if parts[-1].upper() != "SIP/2.0":
         raise PeerError("another version of SIP", status=505, message=request)
     raise PeerError("malformed request line", message=request)
 
@@ -711,7 +488,7 @@ def _check_common(message: Message) -> None:
     for name in _SINGLE:
         values = headers.get(name)
         if values is not None and len(values) > 1:
-            raise PeerError(f"{_casing(name)} is repeated")
+            raise PeerError(f"{usual_casing(name)} is repeated")
     _ = message.top_via, message.call_id, message.cseq, message.from_, message.to
 
 
@@ -758,11 +535,6 @@ def _lacks_tag(request: Request) -> bool:
 
 
 def _checked(name: str) -> str:
-    if name not in _CASING and (not is_token(name) or name != name.lower()):
+    if name not in CASING and (not is_token(name) or name != name.lower()):
         raise UsageError(f"not a header name in lower case: {name!r}")
     return name
-
-
-def _casing(name: str) -> str:
-    """Usual spelling of a header name."""
-    return _CASING.get(name) or "-".join(part.capitalize() for part in name.split("-"))

@@ -102,7 +102,7 @@ class MediaDescription:
                 if fmt is not None:
                     mapped[fmt.payload_type] = fmt
         numbers = [int(text) for text in self.formats if text.isascii() and text.isdigit() and len(text) <= 3]
-        return [fmt for number in numbers if (fmt := mapped.get(number) or _STATIC.get(number)) is not None]
+        return [fmt for number in numbers if number < 128 and (fmt := mapped.get(number) or _STATIC.get(number))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +351,7 @@ def _is_usable(description: SessionDescription, media: MediaDescription) -> bool
 
 def _ip(text: str) -> IPv4Address | IPv6Address:
     try:
-        return ip_address(text)
+        return ip_address("" if "%" in text else text)  # a zone of the peer's means nothing here
     except ValueError:
         raise PeerError("not an IP address", status=488) from None
 
