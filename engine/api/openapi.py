@@ -81,7 +81,7 @@ def _operation(route: Route, schemas: Mapping[type[BaseModel], Schema]) -> Schem
     if route.permission is not None:
         operation["description"] = _who(route.permission)
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "description": "Which one.", "schema": {"type": "string"}}
         for name in _PLACE.findall(route.path)
     ]
     if route.listing is not None:

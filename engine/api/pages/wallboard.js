@@ -80,7 +80,7 @@ async function all(collection) {
 
 async function snapshot() {
   const [calls, queues, agents] = await Promise.all([all("calls"), all("queues"), all("agents")]);
-  views = { calls, queues, agents };
+  views = { calls, queues, agents, takenMs: performance.now() };
   draw();
 }
 
@@ -88,10 +88,12 @@ function soon() {
   snapshotTimer ??= setTimeout(async () => {
     try {
       await snapshot();
-    } catch (error) {
-      failed(error);
-    } finally {
       snapshotTimer = null;
+      if (socket) live(socket.readyState === WebSocket.OPEN);
+    } catch (error) {
+      snapshotTimer = null;
+      failed(error);
+      if (token && socket) retryTimer = setTimeout(soon, 3000);
     }
   }, REFRESH_MS);
 }
@@ -104,7 +106,7 @@ async function connect() {
     socket = new WebSocket(`${scheme}://${location.host}/api/v1/events?ticket=${encodeURIComponent(data.ticket)}`);
   } catch (error) {
     failed(error);
-    if (token) later();
+    if (error.status !== 401) later();
     return;
   }
   const mine = socket;
@@ -168,6 +170,11 @@ function span(fromIso) {
   return clockText(Math.max(0, (Date.now() + skewMs - Date.parse(fromIso)) / 1000));
 }
 
+// A wait goes on between snapshots for as long as somebody waits.
+function wait(seconds, waiting) {
+  return clockText(waiting ? seconds + (performance.now() - views.takenMs) / 1000 : seconds);
+}
+
 function clockText(seconds) {
   const whole = Math.floor(seconds);
   const two = (n) => String(n).padStart(2, "0");
@@ -176,11 +183,12 @@ function clockText(seconds) {
   return hours ? `${hours}:${rest}` : rest;
 }
 
-function cell(text, { small, number, since } = {}) {
+function cell(text, { small, number, since, queue } = {}) {
   const td = document.createElement("td");
   td.textContent = text;
   if (number) td.className = "number";
   if (since) td.dataset.since = since;
+  if (queue) td.dataset.queue = queue;
   if (small) {
     const note = document.createElement("small");
     note.textContent = small;
@@ -217,9 +225,7 @@ function draw() {
   const { calls, queues, agents } = views;
   const sum = (key) => queues.reduce((total, queue) => total + queue[key], 0);
   const names = new Map(agents.map((agent) => [agent.id, agent.name]));
-  const longest = Math.max(0, ...queues.map((queue) => queue.longest_wait_s));
   $("waiting").textContent = sum("waiting");
-  $("longest").textContent = clockText(longest);
   $("talking").textContent = calls.filter((call) => call.state === "talking" || call.state === "held").length;
   $("ready").textContent = agents.filter((agent) => agent.state === "ready").length;
   fill("calls", calls.map((call) => [
@@ -233,7 +239,7 @@ function draw() {
   fill("queues", queues.map((queue) => [
     cell(queue.id, { small: queue.strategy.replaceAll("_", " ") }),
     cell(queue.waiting, { number: true }),
-    cell(clockText(queue.longest_wait_s), { number: true }),
+    cell("", { number: true, queue: queue.id }),
     cell(queue.talking, { number: true }),
     cell(queue.agents_ready, { number: true }),
     cell(queue.agents_busy, { number: true }),
@@ -244,13 +250,25 @@ function draw() {
     cell(agent.reachable ? "connected" : "not connected"),
     cell(span(agent.since), { number: true, since: agent.since }),
   ]));
+  tick();
 }
 
-// Durations go on between snapshots; while somebody waits, so does the longest wait.
-setInterval(() => {
+// Durations go on between snapshots.
+function tick() {
   for (const td of document.querySelectorAll("[data-since]")) td.textContent = span(td.dataset.since);
-  if (socket && views.queues.some((queue) => queue.waiting > 0)) soon();
-}, 1000);
+  const queues = new Map(views.queues.map((queue) => [queue.id, queue]));
+  for (const td of document.querySelectorAll("[data-queue]")) {
+    const queue = queues.get(td.dataset.queue);
+    td.textContent = wait(queue.longest_wait_s, queue.waiting);
+  }
+  const longest = views.queues.reduce((worst, queue) => (queue.longest_wait_s > worst.longest_wait_s ? queue : worst), {
+    longest_wait_s: 0,
+    waiting: views.queues.some((queue) => queue.waiting > 0),
+  });
+  if (views.takenMs) $("longest").textContent = wait(longest.longest_wait_s, longest.waiting);
+}
+
+setInterval(tick, 1000);
 
 $("login").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -264,7 +282,7 @@ $("login").addEventListener("submit", async (event) => {
     form.reset();
     accept(data);
     await start();
-    $("main").focus();
+    $("main").focus({ preventScroll: true });
   } catch (error) {
     $("login-error").textContent = error.message;
     form.password.select();
