@@ -26,6 +26,7 @@ _SILENCE_S = 300
 _CONFIG = """\
 poll_method epoll
 sip_listen {address}:{port}
+net_interface {address}
 audio_player aubridge,nil
 audio_source aufile,{play}
 audio_alert aubridge,nil
@@ -170,7 +171,7 @@ class Baresip:
             parts.append(f'outbound="sip:{self._proxy};transport={self._transport}"')
         codecs = ",".join(f"{codec}/8000/1" for codec in self._codecs)
         parts += [f"regint={60 if self._register else 0}", f"answermode={self._answer}", f"audio_codecs={codecs}"]
-        return ";".join([*parts, "ptime=20", "catchall=yes"])
+        return ";".join([*parts, "ptime=20"])
 
     async def _connect(self, port: int) -> asyncio.StreamWriter:
         """Connect to ctrl_tcp, which listens once baresip has read its settings."""

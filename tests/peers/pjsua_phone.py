@@ -10,6 +10,8 @@ import json
 import os
 import select
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pjsua2 as pj
@@ -52,10 +54,15 @@ class PhoneCall(pj.Call):  # type: ignore[misc]  # pjsua2 has no types
     def onCallState(self, _: Any) -> None:  # noqa: N802  # the name that pjsua2 calls
         info = self.getInfo()
         state = _STATES.get(info.state, str(info.state))
+        facts = {"call": info.id, "state": state, "code": info.lastStatusCode, "reason": info.lastReason}
         if state == "disconnected":
-            self._player = self._recorder = None  # closes the files
+            recorded = self._recorder is not None
+            self._player = self._recorder = None  # pjsua closes the files soon, in a thread of its own
             self._phone.calls.pop(info.id, None)
-        report("call", call=info.id, state=state, code=info.lastStatusCode, reason=info.lastReason)
+            if recorded:
+                self._phone.closing.append((time.monotonic() + 2.0, facts))
+                return
+        report("call", **facts)
 
     def onCallMediaState(self, _: Any) -> None:  # noqa: N802  # the name that pjsua2 calls
         info = self.getInfo()
@@ -114,6 +121,7 @@ class Phone:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
         self.calls: dict[int, PhoneCall] = {}
+        self.closing: list[tuple[float, dict[str, object]]] = []  # ended calls whose recordings are not complete
         self.endpoint = pj.Endpoint()
         self.endpoint.libCreate()
         config = pj.EpConfig()
@@ -210,6 +218,7 @@ class Phone:
         buffer = b""
         while True:
             self.endpoint.libHandleEvents(10)
+            self._report_closed()
             if not select.select([0], [], [], 0)[0]:
                 continue
             data = os.read(0, 65536)
@@ -224,6 +233,16 @@ class Phone:
             self.endpoint.libHandleEvents(10)
         self.account.shutdown()
         self.endpoint.libDestroy()
+
+    def _report_closed(self) -> None:
+        """Report the calls that ended once the header of the recording tells its length."""
+        for entry in tuple(self.closing):
+            deadline, facts = entry
+            with Path(self.settings["record"]).open("rb") as file:
+                length = int.from_bytes(file.read(44)[40:], "little")
+            if length > 0 or time.monotonic() > deadline:
+                self.closing.remove(entry)
+                report("call", **facts)
 
     def _serve(self, command: dict[str, Any]) -> None:
         do = getattr(self, f"do_{command['do']}")

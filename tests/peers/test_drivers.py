@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.audio import align_and_correlate, dominant_frequency, save_wav, tone
 from tests.peers.baresip import Baresip
 from tests.peers.pjsua import Pjsua
 from tests.peers.process import PeerError
+from tests.peers.sipp import Sipp, run_sipp
 from tests.ports import loopback_address
 from tests.speech import RATE, speech, write_speech
 
@@ -103,3 +105,70 @@ async def test_a_peer_that_vanishes_says_nothing_more(tmp_path: Path) -> None:
         with pytest.raises(PeerError, match="did not within"):
             await two.expect("call", timeout_s=0.2, state="disconnected")
         await two.hang_up(call)
+
+
+async def test_sipp_plays_speech_to_baresip_and_hangs_up(tmp_path: Path) -> None:
+    address = loopback_address()
+    said = write_speech(tmp_path / "said.wav", 3.0, variant=4)
+    async with Baresip(tmp_path / "baresip", "agent", address=address) as agent:
+        target = f"{agent.address}:{agent.port}"
+        result = await run_sipp(
+            tmp_path / "sipp", "uac", target, service="agent", address=address, audio=said, talk_ms=3500
+        )
+        assert (result.status, result.succeeded, result.failed) == (0, 1, 0), result.errors
+        await agent.expect("call_closed")
+        assert align_and_correlate(speech(3.0, variant=4), agent.heard(), RATE).correlation >= 0.95
+
+
+async def test_sipp_answers_pjsua_with_an_echo(tmp_path: Path) -> None:
+    address = loopback_address()
+    said = write_speech(tmp_path / "said.wav", 3.0, variant=5)
+    async with (
+        Sipp(tmp_path / "sipp", "uas", address=address, ring_ms=100) as agent,
+        Pjsua(tmp_path / "pjsua", "caller", address=address, play=said) as caller,
+    ):
+        call = await caller.dial(agent.contact("a0001"))
+        await caller.expect("call", state="early", code=180)
+        await caller.expect("call", state="confirmed")
+        await asyncio.sleep(3.5)  # the speech takes its time
+        await caller.hang_up(call)
+        await caller.expect("call", state="disconnected")
+        result = await agent.result()
+        assert (result.status, result.succeeded) == (0, 1), result.errors
+        assert align_and_correlate(speech(3.0, variant=5), caller.heard(), RATE).correlation >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("caller", "agent", "options"),
+    [
+        ("uac_silent", "uas", {}),
+        ("uac_until_bye", "uas_hangs_up", {"talk_ms": 100}),
+        ("uac", "uas_plays", {"talk_ms": 300}),
+        ("uac_cancel", "uas_no_answer", {"talk_ms": 100}),
+        ("uac_refused", "uas_refuses", {"status": 486}),
+        ("uac_refused", "uas_refuses", {"status": 603, "reason": "Decline"}),
+        ("uac_silent", "uas_garbage", {"talk_ms": 50}),
+        ("uac_silent", "uas", {"transport": "tcp", "talk_ms": 50}),
+    ],
+)
+async def test_sipp_scenarios_fit_each_other(
+    tmp_path: Path, caller: str, agent: str, options: dict[str, object]
+) -> None:
+    address = loopback_address()
+    audio = save_wav(tmp_path / "tone.wav", tone(500, 0.3), RATE)
+    common: dict[str, Any] = {"address": address, "audio": audio, "calls": 3, "timeout_s": 10.0, **options}
+    async with Sipp(tmp_path / "agent", agent, **common) as answering:
+        remote = f"{answering.address}:{answering.port}"
+        async with Sipp(tmp_path / "caller", caller, remote=remote, **common) as calling:
+            for result in await asyncio.gather(calling.result(), answering.result()):
+                assert (result.status, result.succeeded, result.failed) == (0, 3, 0), result.errors
+
+
+async def test_sipp_reports_a_call_that_fails(tmp_path: Path) -> None:
+    address = loopback_address()
+    async with Sipp(tmp_path / "agent", "uas_refuses", address=address) as agent:
+        remote = f"{agent.address}:{agent.port}"
+        result = await run_sipp(tmp_path / "caller", "uac_silent", remote, address=address)
+        assert result.status == 1
+        assert result.failed == 1
+        assert "486" in result.errors
