@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
-_BLOCK = 512  # keys a block holds before it is split at twice this size
+_BLOCK = 128  # keys a block holds before it is split at twice this size
 
 
 class Ordered(Generic[K]):

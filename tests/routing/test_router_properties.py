@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from routing.decisions import Offer
+from routing.decisions import AgentChanged, Offer
 from routing.events import (
     AgentOccupied,
     AgentReachable,
@@ -27,11 +30,15 @@ from routing.model import (
     AgentState,
     NoAnswer,
     QueueSettings,
+    Reason,
     RoutingSettings,
     Strategy,
 )
 from routing.router import Router
 from tests.routing_shadow import Shadowed
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "agent-states.md"
+ARROWS = set(re.findall(r"^    (\w+) --> (\w+):", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
 
 AGENT_IDS = ("a0", "a1", "a2", "a3", "a4")
 QUEUE_IDS = ("q0", "q1", "q2")
@@ -160,7 +167,10 @@ class Histories(RuleBasedStateMachine):
             assert again.handle(event, now) == decisions, "the same events gave other decisions"
         for _, _, decisions in self.shadowed.history:
             for decision in decisions:
-                if isinstance(decision, Offer):
+                if isinstance(decision, AgentChanged) and decision.old is not decision.new:
+                    removed = decision.reason == Reason.REMOVED
+                    assert removed or (decision.old.value, decision.new.value) in ARROWS, "not in the diagram"
+                elif isinstance(decision, Offer):
                     assert str(decision.explanation)
                     assert decision.explanation.as_data()["winner"]
 
