@@ -105,12 +105,14 @@ async def read_body(request: web.Request, model: type[M]) -> M:
     """Parse and validate a JSON body. An absent body counts as `{}`.
 
     Raises:
-        ApiError: 413, 415, 400 (not JSON) or 422 (JSON, but not valid).
+        ApiError: 413, 415, 400 (broken off, or not JSON) or 422 (JSON, but not valid).
     """
     try:
         raw = await request.read()
     except web.HTTPRequestEntityTooLarge as exc:
         raise ApiError(413, "The body is too large.") from exc
+    except (web.RequestPayloadError, ConnectionError) as exc:
+        raise ApiError(400, "The body did not arrive whole.") from exc
     if raw and request.content_type != "application/json":
         raise ApiError(415, "Send the body as application/json.")
     try:

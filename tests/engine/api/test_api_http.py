@@ -457,3 +457,56 @@ async def test_many_agents_are_paged(rig: Rig) -> None:
 
 def test_every_user_of_the_tests_has_a_role() -> None:
     assert {user.role.value for user in USERS.values()} == {"administrator", "manager", "agent", "viewer"}
+
+
+ODD = [
+    ("GET", "/api/v1/queues/%ff", {}, b""),
+    ("GET", "/api/v1/queues/%00", {}, b""),
+    ("GET", "/api/v1/queues/%ed%a0%80", {}, b""),
+    ("GET", "/api/v1/calls?filter=caller:%ed%a0%80", {}, b""),
+    ("GET", "/api/v1/calls?filter=caller:%00", {}, b""),
+    ("GET", "/api/v1/calls?%ff=%ff", {}, b""),
+    ("GET", "/api/v1/interactions?sort=%00%ff", {}, b""),
+    ("GET", "/api/v1/events?ticket=%ed%a0%80", {}, b""),
+    ("GET", "/assets/%2e%2e%2f%2e%2e%2fapp.py", {}, b""),
+    ("GET", "/readyz", {"X-Forwarded-For": "rubbish, ,", "Authorization": "Bearer \xff"}, b""),
+    ("POST", "/api/v1/auth/refresh", {"Cookie": "murima_refresh=\xff.\xfe; x"}, b""),
+    ("POST", "/api/v1/auth/refresh", {"Origin": "http://[::1"}, b""),
+    ("POST", "/api/v1/auth/login", {"Content-Type": "application/json"}, b'{"username":"\\ud800","password":"x"}'),
+    ("POST", "/api/v1/auth/login", {"Content-Type": "application/json"}, b'{"username":' * 10_000),
+    ("POST", "/api/v1/auth/login", {"Content-Type": "\xff/json; charset=nonsense"}, b"{}"),
+    ("POST", "/api/v1/auth/login", {"Content-Type": "application/json", "Content-Encoding": "gzip"}, b"not gzip"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "body"), ODD)
+async def test_odd_input_is_refused_and_never_fails(
+    rig: Rig, method: str, path: str, headers: dict[str, str], body: bytes
+) -> None:
+    sent = {"Host": "x", "Connection": "close", "Content-Length": str(len(body))} | headers
+    if "Authorization" not in sent:
+        sent["Authorization"] = f"Bearer {await rig.token()}"
+    head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body)
+    raw = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    await writer.wait_closed()
+    status = int(raw.split(b" ", 2)[1])
+    assert status == 200 or 400 <= status < 500, raw
+    assert status == 200 or b'{"error":{"code":"' in raw
+
+
+async def test_a_body_that_breaks_off_is_no_fault_of_ours(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "murima.http")
+    _, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    writer.write(
+        b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+    )
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    async with asyncio.timeout(5):
+        while not any(record.message == "http.request" for record in caplog.records):
+            await rig.ask("GET", "/healthz")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
