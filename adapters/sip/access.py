@@ -1,0 +1,113 @@
+"""Who may call and register: source addresses for trunks, passwords for agents.
+
+Wrong passwords and unknown users get the same answer, a fresh 401: nothing
+tells which names exist, and a phone that only used an old nonce gets on. A 403
+is kept for those who proved who they are and asked for what is not theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from adapters.sip.digest import DigestResult, DigestVerifier
+from adapters.sip.message import Request
+from adapters.sip.uri import SipUri
+
+_REMEMBERED_HOSTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """A carrier or gateway, known by where its packets come from."""
+
+    name: str
+    networks: tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Who a request is from: exactly one of the two is set."""
+
+    trunk: str | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The answer to a request that may not be served."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    why: str  # for the counters: missing, wrong, stale or forbidden
+
+
+class AccessPolicy:
+    """Decides on requests from outside a dialog. Immutable: a new configuration makes a new one.
+
+    Args:
+        trunks: the first whose networks hold the source address wins.
+        users: HA1 by algorithm, by user name.
+        verifier: issues and checks challenges; shared by successive policies.
+    """
+
+    def __init__(
+        self, trunks: Iterable[Trunk], users: Mapping[str, Mapping[str, str]], verifier: DigestVerifier
+    ) -> None:
+        self._trunks = tuple(trunks)
+        self._users = users
+        self._verifier = verifier
+        self._by_host: dict[str, str | None] = {}
+
+    def knows(self, user: str) -> bool:
+        """Whether there is such a user."""
+        return user in self._users
+
+    def trunk_at(self, host: str) -> str | None:
+        """Name of the trunk that sends from an IP address, or None."""
+        try:
+            return self._by_host[host]
+        except KeyError:
+            pass
+        address = ip_address(host.partition("%")[0])
+        if address.version == 6 and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        found = next((t.name for t in self._trunks if any(address in network for network in t.networks)), None)
+        if len(self._by_host) >= _REMEMBERED_HOSTS:
+            self._by_host.clear()
+        self._by_host[host] = found
+        return found
+
+    def admit(self, request: Request, host: str, now: float) -> Admitted | Refused:
+        """Decide on an INVITE: from a trunk's address, or from the user named in From, with a password.
+
+        Raises:
+            PeerError: malformed From or credentials.
+        """
+        trunk = self.trunk_at(host)
+        if trunk is not None:
+            return Admitted(trunk=trunk)
+        return self._authenticate(request, request.from_.uri, now)
+
+    def admit_registration(self, request: Request, now: float) -> Admitted | Refused:
+        """Decide on a REGISTER: a user may change only the address of record of its own name.
+
+        Raises:
+            PeerError: malformed To or credentials.
+        """
+        return self._authenticate(request, request.to.uri, now)
+
+    def _authenticate(self, request: Request, claimed: SipUri | str, now: float) -> Admitted | Refused:
+        result, user = self._verifier.check(
+            request.get_all("authorization"), request.method, self._secret_of, now, request.body
+        )
+        if result is DigestResult.OK and user is not None:
+            if isinstance(claimed, SipUri) and claimed.user == user:
+                return Admitted(user=user)
+            return Refused(403, (), "forbidden")
+        challenges = self._verifier.challenges(now, stale=result is DigestResult.STALE)
+        return Refused(401, tuple(("www-authenticate", str(challenge)) for challenge in challenges), result.value)
+
+    def _secret_of(self, username: str, algorithm: str) -> str | None:
+        return self._users.get(username, {}).get(algorithm)

@@ -1,0 +1,530 @@
+"""The SIP endpoint: bytes, their source and the time in; bytes to send and session events out.
+
+It answers by itself what needs nobody's decision (OPTIONS, REGISTER, wrong
+requests) and hands calls to its owner as sessions. Every public method returns
+the effects in the order in which they are to be carried out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from adapters.sip.access import AccessPolicy, Admitted, Refused
+from adapters.sip.dialog import DEFAULT_PORT, destination
+from adapters.sip.errors import PeerError, UsageError
+from adapters.sip.layer import TransactionLayer
+from adapters.sip.message import Request, Response, build_response, parse_message, validate_request, validate_response
+from adapters.sip.registrar import IntervalTooBriefError, Reachability, Registrar
+from adapters.sip.schedule import Schedule
+from adapters.sip.session import (
+    ACCEPT,
+    AGENT,
+    ALLOW,
+    KNOWN_METHODS,
+    SDP,
+    Headers,
+    Login,
+    Session,
+    SessionEvent,
+    SessionState,
+)
+from adapters.sip.transaction import (
+    ClientTransaction,
+    Flow,
+    PassUp,
+    Send,
+    ServerTransaction,
+    Transaction,
+    Unreachable,
+)
+from adapters.sip.transaction import Effect as TransactionEffect
+from adapters.sip.uri import SipUri
+
+MAX_SESSIONS = 20_000
+RETRY_AFTER_S = "5"
+
+
+class Network(Protocol):
+    """What the endpoint must know of its sockets."""
+
+    def local(self, flow: Flow) -> tuple[str, int]:
+        """Our own address as the peer of `flow` can reach it."""
+
+    def route(self, transport: str, host: str, port: int) -> Flow | None:
+        """The flow to a new peer, None if no listener has that transport."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionIncoming:
+    """A call that was admitted: `ring`, `answer` or `reject` it."""
+
+    session: Session
+    source: Admitted
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationChanged:
+    """A user's first phone registered, or the last one went."""
+
+    user: str
+    reachable: bool
+
+
+Event = SessionIncoming | RegistrationChanged | SessionEvent
+Effect = Send | Event
+
+
+class Endpoint:
+    """One user agent with all its sessions.
+
+    Args:
+        network: addresses of our sockets.
+        policy: who may call and register; replaced by assignment to `policy`.
+        registrar: None: REGISTER is not served (405).
+        new_token: unguessable text of 64 bits or more, made of token characters.
+
+    Attributes:
+        draining: refuse new calls with 503 and Retry-After.
+        counters: requests and responses refused or dropped, by reason.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: Network,
+        policy: AccessPolicy,
+        registrar: Registrar | None,
+        new_token: Callable[[], str],
+        layer: TransactionLayer | None = None,
+        max_sessions: int = MAX_SESSIONS,
+    ) -> None:
+        self.policy = policy
+        self.registrar = registrar
+        self.draining = False
+        self.counters: Counter[str] = Counter()
+        self._network = network
+        self._new_token = new_token
+        self._layer = layer or TransactionLayer()
+        self._sessions: dict[tuple[str, str], Session] = {}
+        self._schedule: Schedule[Session] = Schedule()
+        self._max_sessions = max_sessions
+        self._out: list[Effect] = []
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are, those still saying goodbye included."""
+        return len(self._sessions)
+
+    @property
+    def transactions(self) -> int:
+        """How many transactions there are; each stays for up to 32 s after its end."""
+        return len(self._layer)
+
+    # --- in -------------------------------------------------------------------------------
+
+    def on_message(self, data: bytes, flow: Flow, now: float) -> list[Effect]:
+        """One datagram, or one message cut from a stream. Never raises for what a peer sent."""
+        try:
+            message = parse_message(data)
+            if isinstance(message, Response):
+                self._on_response(message, now)
+            else:
+                self._on_request(message, flow, now)
+        except PeerError as exc:
+            self._reject_stateless(exc, flow)
+        return self._take()
+
+    def on_fault(self, exc: PeerError, flow: Flow) -> list[Effect]:
+        """A message that the framer of a stream refused."""
+        self._reject_stateless(exc, flow)
+        return self._take()
+
+    def on_unreachable(self, flow: Flow, now: float) -> list[Effect]:
+        """The transport could not send to `flow`."""
+        for tx, effects in self._layer.on_flow_failed(flow, now):
+            self._run(tx, effects, now)
+        return self._take()
+
+    def deadline(self) -> float | None:
+        """Monotonic seconds at which `on_time` is due at the latest, or None."""
+        times = [self._layer.deadline(), self._schedule.next_at()]
+        if self.registrar is not None:
+            times.append(self.registrar.deadline())
+        known = [at for at in times if at is not None]
+        return min(known) if known else None
+
+    def on_time(self, now: float) -> list[Effect]:
+        """Fire what is due."""
+        for tx, effects in self._layer.on_time(now):
+            self._run(tx, effects, now)
+        for session in self._schedule.due(now):
+            session.on_time(now)
+        if self.registrar is not None:
+            self._announce(self.registrar.on_time(now))
+        return self._take()
+
+    # --- commands -------------------------------------------------------------------------
+
+    def ring(self, session: Session, now: float, headers: Headers = ()) -> list[Effect]:
+        """Send 180 to the caller."""
+        session.ring(headers, now)
+        return self._take()
+
+    def answer(self, session: Session, sdp: bytes, now: float, headers: Headers = ()) -> list[Effect]:
+        """Accept a call with an answer, or with an offer when `session.offered` is empty."""
+        session.answer(sdp, headers, now)
+        return self._take()
+
+    def reject(self, session: Session, status: int, now: float, headers: Headers = ()) -> list[Effect]:
+        """Refuse a call with a status of 300 to 699."""
+        session.reject(status, headers, now)
+        return self._take()
+
+    def hang_up(self, session: Session, now: float, *, status: int = 480, headers: Headers = ()) -> list[Effect]:
+        """End a session in any state; SessionEnded follows at once. `status` refuses one not yet answered."""
+        session.hang_up(status, headers, now)
+        return self._take()
+
+    def invite(
+        self,
+        target: SipUri,
+        sdp: bytes,
+        *,
+        from_: str,
+        now: float,
+        flow: Flow | None = None,
+        to: str | None = None,
+        headers: Headers = (),
+        ring_timeout_s: float | None = None,
+        login: Login | None = None,
+        max_forwards: int = 70,
+        owner: object = None,
+    ) -> tuple[Session | None, list[Effect]]:
+        """Call a URI.
+
+        Args:
+            target: the Request-URI.
+            sdp: our offer.
+            from_: From value, without tag.
+            now: monotonic seconds.
+            flow: where to send; None: where `target` says.
+            to: To value; None: the target.
+            headers: more of them, names in lower case.
+            ring_timeout_s: CANCEL after this.
+            login: for when we are challenged.
+            max_forwards: hops left.
+            owner: becomes `session.owner`.
+
+        Returns:
+            The session and the effects; no session if no transport leads there.
+        """
+        if flow is None:
+            found = destination(target)
+            flow = None if found is None else self._network.route(*found)
+        if flow is None:
+            return None, []
+        tag = self._new_token()
+        request = Request.build(
+            "INVITE",
+            target,
+            via=self.via(flow),
+            from_=f"{from_};tag={tag}",
+            to=to or f"<{target}>",
+            call_id=self._new_token(),
+            cseq=1,
+            max_forwards=max_forwards,
+        )
+        request.set("contact", self.contact(flow))
+        request.set("allow", ALLOW)
+        request.set("user-agent", AGENT)
+        for name, value in headers:
+            request.set(name, value)
+        request.set("content-type", SDP)
+        request.body = sdp
+        session = Session(self, request, flow, tag, SessionState.CALLING)
+        session.owner = owner
+        self._sessions[request.call_id, tag] = session
+        session.start(login, ring_timeout_s, now)
+        return session, self._take()
+
+    def accept_offer(self, session: Session, sdp: bytes, now: float) -> list[Effect]:
+        """Answer SessionOffered."""
+        session.accept_offer(sdp, now)
+        return self._take()
+
+    def refuse_offer(self, session: Session, status: int, now: float) -> list[Effect]:
+        """Refuse SessionOffered; the session stays as it was."""
+        session.refuse_offer(status, now)
+        return self._take()
+
+    def reinvite(self, session: Session, sdp: bytes, now: float) -> list[Effect]:
+        """Offer anew in a confirmed session; SessionReoffered follows."""
+        session.reinvite(sdp, now)
+        return self._take()
+
+    def probe(self, session: Session, now: float) -> list[Effect]:
+        """Ask whether the far side is still there; SessionProbed follows."""
+        session.probe(now)
+        return self._take()
+
+    def replace_policy(self, policy: AccessPolicy, users: Iterable[str]) -> list[Effect]:
+        """Put a new configuration in force; bindings of users that are gone go too."""
+        self.policy = policy
+        if self.registrar is not None:
+            self._announce(self.registrar.keep_only(frozenset(users)))
+        return self._take()
+
+    # --- what sessions use ----------------------------------------------------------------
+
+    def emit(self, event: SessionEvent) -> None:
+        self._out.append(event)
+
+    def send(self, flow: Flow, data: bytes) -> None:
+        self._out.append(Send(flow, data))
+
+    def open(self, request: Request, flow: Flow, user: object, now: float) -> ClientTransaction:
+        tx, effects = self._layer.open_client(request, flow, now)
+        tx.user = user
+        self._run(tx, effects, now)
+        return tx
+
+    def respond(self, tx: ServerTransaction, response: Response, now: float) -> None:
+        self._run(tx, self._layer.respond(tx, response, now), now)
+
+    def give_up_at(self, tx: ClientTransaction, deadline: float) -> None:
+        self._layer.give_up_at(tx, deadline)
+
+    def wake(self, session: Session) -> None:
+        self._schedule.update(session)
+
+    def forget(self, session: Session) -> None:
+        session.state = SessionState.ENDED
+        self._sessions.pop((session.sip_call_id, session.local_tag), None)
+
+    def via(self, flow: Flow) -> str:
+        host, port = self._network.local(flow)
+        shown = f"[{host}]" if ":" in host else host
+        return f"SIP/2.0/{flow.transport.upper()} {shown}:{port};branch=z9hG4bK{self._new_token()};rport"
+
+    def contact(self, flow: Flow) -> str:
+        host, port = self._network.local(flow)
+        shown = f"[{host}]" if ":" in host else host
+        transport = ";transport=tcp" if flow.transport == "tcp" else ""
+        return f"<sip:murima@{shown}:{port}{transport}>"
+
+    def new_token(self) -> str:
+        return self._new_token()
+
+    # --- requests -------------------------------------------------------------------------
+
+    def _on_request(self, request: Request, flow: Flow, now: float) -> None:
+        validate_request(request)
+        source, flow = flow, self._mark_via(request, flow)
+        method = request.method
+        layer = self._layer
+        tx = layer.find_server(request)
+        if tx is not None:
+            self._run(tx, layer.on_request(tx, request, now), now)
+            return
+        if method == "ACK":
+            session = self._session_of(request)
+            if session is not None:
+                session.on_ack(request, now)
+            return
+        if layer.full:
+            raise PeerError("too many transactions", status=503, message=request)
+        if layer.is_merged(request):
+            raise PeerError("merged request", status=482, message=request)
+        tx = layer.open_server(request, flow)
+        try:
+            if method == "CANCEL":
+                self._on_cancel(tx, now)
+            elif request.to.tag:
+                self._in_dialog(tx, source, now)
+            else:
+                self._out_of_dialog(tx, source, now)
+        except PeerError as exc:
+            self._reject(tx, exc, now)
+
+    def _on_cancel(self, tx: ServerTransaction, now: float) -> None:
+        cancelled = self._layer.find_cancelled(tx.request)
+        if cancelled is None:
+            raise PeerError("nothing to cancel", status=481)
+        session = cancelled.user
+        tag = session.local_tag if isinstance(session, Session) else self._new_token()
+        self.respond(tx, build_response(tx.request, 200, to_tag=tag), now)
+        if isinstance(session, Session):
+            session.on_cancel(now)
+
+    def _in_dialog(self, tx: ServerTransaction, source: Flow, now: float) -> None:
+        _check_require(tx.request)
+        session = self._session_of(tx.request)
+        if session is None:
+            raise PeerError("no such dialog", status=481)
+        session.on_request(tx, source, now)
+
+    def _session_of(self, request: Request) -> Session | None:
+        tag = request.to.tag
+        return None if tag is None else self._sessions.get((request.call_id, tag))
+
+    def _out_of_dialog(self, tx: ServerTransaction, source: Flow, now: float) -> None:
+        request = tx.request
+        method = request.method
+        if request.max_forwards == 0 and method != "OPTIONS":  # OPTIONS traces the route that way (RFC 3261 11)
+            raise PeerError("too many hops", status=483)
+        _check_require(request)
+        if method == "INVITE":
+            self._on_invite(tx, source, now)
+        elif method == "OPTIONS":
+            self._on_options(tx, now)
+        elif method == "REGISTER" and self.registrar is not None:
+            self._on_register(tx, self.registrar, source, now)
+        elif method in ("BYE", "INFO", "UPDATE", "PRACK"):
+            raise PeerError("not within a dialog", status=481)
+        else:
+            raise PeerError("method not supported", status=405 if method in KNOWN_METHODS else 501)
+
+    def _on_invite(self, tx: ServerTransaction, source: Flow, now: float) -> None:
+        request = tx.request
+        if self.draining or len(self._sessions) >= self._max_sessions:
+            raise PeerError("no new calls now", status=503)
+        admitted = self.policy.admit(request, source.host, now)
+        if isinstance(admitted, Refused):
+            self._refuse(tx, admitted, now)
+            return
+        if request.body and request.content_type != SDP:
+            raise PeerError("offer is not SDP", status=415)
+        tag = self._new_token()
+        session = Session(self, request, tx.flow, tag, SessionState.INCOMING)
+        session.begin(tx, source, now)
+        self._sessions[session.sip_call_id, tag] = session
+        self._out.append(SessionIncoming(session, admitted))
+
+    def _on_options(self, tx: ServerTransaction, now: float) -> None:
+        response = self._own(tx.request, 503 if self.draining else 200)
+        response.set("allow", ALLOW)
+        response.set("accept", ACCEPT)
+        response.set("accept-encoding", "identity")
+        response.set("supported", "")
+        self.respond(tx, response, now)
+
+    def _on_register(self, tx: ServerTransaction, registrar: Registrar, source: Flow, now: float) -> None:
+        request = tx.request
+        admitted = self.policy.admit_registration(request, now)
+        if isinstance(admitted, Refused):
+            self._refuse(tx, admitted, now)
+            return
+        user = admitted.user
+        if user is None:
+            raise UsageError("a registration is admitted for a user")
+        events = registrar.register(request, user, source, now)
+        response = self._own(request, 200)
+        for value in registrar.contact_values(user, now):
+            response.add("contact", value)
+        self.respond(tx, response, now)
+        self._announce(events)
+
+    def _announce(self, events: Iterable[Reachability]) -> None:
+        self._out += [RegistrationChanged(event.user, event.reachable) for event in events]
+
+    # --- refusals -------------------------------------------------------------------------
+
+    def _refuse(self, tx: ServerTransaction, refused: Refused, now: float) -> None:
+        self.counters[f'sip_auth_refused_total{{reason="{refused.why}"}}'] += 1
+        response = self._own(tx.request, refused.status)
+        for name, value in refused.headers:
+            response.add(name, value)
+        self.respond(tx, response, now)
+
+    def _reject(self, tx: ServerTransaction, exc: PeerError, now: float) -> None:
+        self._count_rejection(exc.status)
+        self.respond(tx, self._refusal(tx.request, exc), now)
+
+    def _reject_stateless(self, exc: PeerError, flow: Flow) -> None:
+        self._count_rejection(exc.status)
+        request = exc.message
+        if request is None or request.method == "ACK":
+            return
+        try:
+            back = self._mark_via(request, flow)
+        except PeerError:
+            return  # no Via: nobody knows where the answer belongs
+        self._out.append(Send(back, self._refusal(request, exc).serialise()))
+
+    def _count_rejection(self, status: int) -> None:
+        self.counters[f'sip_rejected_total{{status="{status}"}}'] += 1
+
+    def _refusal(self, request: Request, exc: PeerError) -> Response:
+        status = exc.status
+        response = self._own(request, status)
+        if status in (405, 501):
+            response.set("allow", ALLOW)
+        elif status == 415:
+            response.set("accept", ACCEPT)
+        elif status == 420:
+            response.set("unsupported", ", ".join(request.get_all("require")))
+        elif status == 423 and isinstance(exc, IntervalTooBriefError) and self.registrar is not None:
+            response.set("min-expires", self.registrar.limits.min_expires_s)
+        elif status in (500, 503):
+            response.set("retry-after", RETRY_AFTER_S)
+        return response
+
+    def _own(self, request: Request, status: int) -> Response:
+        response = build_response(request, status, to_tag=self._new_token())
+        response.set("server", AGENT)
+        return response
+
+    # --- responses ------------------------------------------------------------------------
+
+    def _on_response(self, response: Response, now: float) -> None:
+        validate_response(response)
+        tx = self._layer.find_client(response)
+        if tx is None:
+            self.counters["sip_stray_responses_total"] += 1
+            return
+        self._run(tx, self._layer.on_response(tx, response, now), now)
+
+    def _run(self, tx: Transaction, effects: list[TransactionEffect], now: float) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._out.append(effect)
+            elif isinstance(effect, PassUp):
+                message = effect.message
+                if isinstance(message, Response):
+                    tx.user.on_response(tx, message, now)
+                elif tx.user is not None:
+                    tx.user.on_ack(message, now)
+            elif tx.user is not None:
+                tx.user.on_timeout(tx, now, reached=not isinstance(effect, Unreachable))
+
+    def _mark_via(self, request: Request, flow: Flow) -> Flow:
+        """Note in Via where a request really came from, and say where its responses go.
+
+        Source: RFC 3261 18.2.1, 18.2.2, RFC 3581 4.
+
+        Raises:
+            PeerError: Via is missing or malformed.
+        """
+        via = request.top_via
+        noted: dict[str, str | None] = {}
+        if via.has_rport:
+            noted = {"received": flow.host, "rport": str(flow.port)}
+        elif via.host != flow.host:
+            noted = {"received": flow.host}
+        if noted:
+            request.replace_first("via", via.with_params(noted))
+        port = flow.port if via.has_rport and flow.transport == "udp" else via.port or DEFAULT_PORT
+        return Flow(flow.transport, flow.local, flow.host, port, flow.connection)
+
+    def _take(self) -> list[Effect]:
+        out, self._out = self._out, []
+        return out
+
+
+def _check_require(request: Request) -> None:
+    """No extension is supported that a peer could demand (RFC 3261 8.2.2.3)."""
+    if request.has("require") and request.method != "CANCEL":
+        raise PeerError("unknown extension", status=420)

@@ -1,0 +1,65 @@
+"""All timers of the stack in one heap, so that the event loop needs a single one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from itertools import count
+from typing import Generic, Protocol, TypeVar
+
+
+class Timed(Protocol):
+    """Something with at most one deadline at a time.
+
+    Attributes:
+        scheduled_at: kept by the schedule: the time of the item's entry, or None.
+    """
+
+    scheduled_at: float | None
+
+    def deadline(self) -> float | None:
+        """Monotonic seconds, or None."""
+
+
+ItemT = TypeVar("ItemT", bound=Timed)
+
+
+class Schedule(Generic[ItemT]):
+    """A heap of items by deadline.
+
+    An item has one entry, which may be earlier than its deadline has become
+    meanwhile: it is put back when it comes up. So moving a deadline back or
+    dropping it, as nearly every timer of SIP ends, costs nothing.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, ItemT]] = []
+        self._order = count()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def update(self, item: ItemT) -> None:
+        """Take in an item, or its changed deadline."""
+        deadline = item.deadline()
+        if deadline is not None and (item.scheduled_at is None or deadline < item.scheduled_at):
+            item.scheduled_at = deadline
+            heappush(self._heap, (deadline, next(self._order), item))
+
+    def next_at(self) -> float | None:
+        """When `due` should be asked next: not after the earliest deadline."""
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now: float) -> Iterator[ItemT]:
+        """Take out the items whose deadline has come. The caller acts on each, then calls `update`."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            at, _, item = heappop(heap)
+            if item.scheduled_at != at:
+                continue  # it was moved forward and has an earlier entry, already taken
+            item.scheduled_at = None
+            deadline = item.deadline()
+            if deadline is not None and deadline <= now:
+                yield item
+            else:
+                self.update(item)
