@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from engine.events import (
     HoldStarted,
     LegMeasured,
     LogEvent,
+    MediaStatistics,
     QueueJoined,
     QueueLeft,
     QueueOffered,
@@ -47,6 +48,7 @@ FOLDED = (
 )
 FOLDED_NAMES = frozenset(kind.name for kind in FOLDED)
 _FOLDED = frozenset(FOLDED)
+_FIGURES = tuple(f.name for f in fields(MediaStatistics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ def _fold(call_id: CallId, ordered: Sequence[LogEvent]) -> Interaction:
                 found["recording_path"], found["recording_sha256"] = event.path, event.sha256
                 found["recording_ms"], found["recording_error"] = event.duration_ms, event.error or None
             case LegMeasured():
-                statistics.append({"party": event.party, "agent_id": event.agent_id, **asdict(event.statistics)})
+                statistics.append({"party": event.party, "agent_id": event.agent_id, **_figures(event.statistics)})
             case CallEnded():
                 found["ended_at"], found["cause"], found["ended_by"] = event.at, str(event.cause), event.by
                 found["status"], found["duration_s"] = event.status, event.duration_s
@@ -159,6 +161,10 @@ def _fold(call_id: CallId, ordered: Sequence[LogEvent]) -> Interaction:
         statistics=tuple(statistics),
         **found,  # type: ignore[arg-type]  # keys and values are those of the cases above
     )
+
+
+def _figures(statistics: MediaStatistics) -> dict[str, object]:
+    return {name: getattr(statistics, name) for name in _FIGURES}  # all plain: no need for asdict's deep copies
 
 
 def _held(holding: dict[str, datetime], parties: tuple[str, ...], at: datetime) -> float:
@@ -186,6 +192,13 @@ class Due:
 
     interactions: Sequence[Interaction]
     incomplete: Sequence[CallId]
+
+
+def _try_fold(call: _Call) -> Interaction | None:
+    try:
+        return fold(call.events.values())
+    except (TypeError, ValueError, AttributeError):  # a field that is not what its type says: the log may know better
+        return None
 
 
 class InteractionBuilder:
@@ -259,7 +272,7 @@ class InteractionBuilder:
         incomplete = dict(self._incomplete)
         for call_id in self._due:
             call = self._ended.get(call_id)
-            built = fold(call.events.values()) if call is not None and call.started else None
+            built = _try_fold(call) if call is not None and call.started else None
             if built is None:
                 incomplete[call_id] = None
             else:

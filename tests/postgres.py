@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Self
 
 import asyncpg
-import psutil
 
 from adapters.store.embedded import database_url
 
@@ -90,34 +89,40 @@ class TestServer:
                 self.keeper.stdout.close()
             self.keeper = None
 
-    def processes(self) -> list[psutil.Process]:
-        """The server's processes, postmaster first, without the keeper."""
+    def processes(self) -> list[int]:
+        """The ids of the server's processes, postmaster first, without the keeper."""
         assert self.keeper is not None
-        return psutil.Process(self.keeper.pid).children(recursive=True)
+        return _descendants(self.keeper.pid)
 
     def kill(self) -> None:
-        """kill -9 for the server and its keeper, all at once."""
+        """kill -9 for the server and its keeper, all at once, and wait until they are gone."""
         assert self.keeper is not None
-        victims = self.processes()
+        handles: list[int] = []
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                handles.append(os.pidfd_open(pid))
         self.keeper.kill()
-        for process in victims:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(victims, timeout=10)
+        for handle in handles:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        for handle in handles:
+            assert select.select([handle], [], [], 10)[0]
+            os.close(handle)
         self.stop()
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Stop every process of the server as SIGSTOP does, and let them go on at the end."""
         frozen = self.processes()
-        for process in frozen:
-            os.kill(process.pid, signal.SIGSTOP)
+        for pid in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            for process in frozen:
+            for pid in frozen:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGCONT)
+                    os.kill(pid, signal.SIGCONT)
 
     def new_database(self) -> str:
         """Make an empty database; its URL. Blocks; from a coroutine use `asyncio.to_thread`."""
@@ -131,3 +136,11 @@ class TestServer:
             await connection.execute(f"CREATE DATABASE {name} STRATEGY wal_log")
         finally:
             await connection.close()
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            found += [child, *_descendants(child)]
+    return found

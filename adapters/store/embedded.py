@@ -85,10 +85,10 @@ def database_url(data: Path, socket_dir: Path) -> str:
 
 
 def socket_folder(data: Path, socket_dir: Path) -> Path:
-    """The folder of the socket: below `socket_dir`, or a short one when that path is too long."""
+    """The folder of the socket: below `socket_dir`, or a short one when that path would not do."""
     folder = Path(os.path.abspath(socket_dir)) / "postgres"  # noqa: PTH100 - resolve() would follow links and lengthen
-    if len(os.fsencode(folder / _SOCKET)) <= _LONGEST_SOCKET_PATH:
-        return folder
+    if len(os.fsencode(folder / _SOCKET)) <= _LONGEST_SOCKET_PATH and "," not in str(folder):
+        return folder  # asyncpg takes a comma for the start of another host
     digest = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]
     name = f"murima-{os.geteuid()}-{digest}"
     bases = (Path("/run"),) if os.geteuid() == 0 else (Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")),)
@@ -128,7 +128,7 @@ def serve(server: Server) -> int:
     account = service_account([programs / "postgres", data, sockets]) if os.geteuid() == 0 else None
     with _Lock(data.with_name(data.name + ".lock")):
         _prepare_sockets(sockets, account)
-        _end_orphan(data)
+        _end_orphan(data, sockets)
         _prepare_data(data, programs, account, durable=server.durable)
         return _run(server, data, sockets, programs, account)
 
@@ -233,32 +233,49 @@ def _options(*, durable: bool, **more: str) -> list[str]:
     return [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
 
 
-def _end_orphan(data: Path) -> None:
-    """Wait for the server that a killed keeper left behind; forget a lock file that names a stranger."""
-    lock = data / "postmaster.pid"
+def _end_orphan(data: Path, sockets: Path) -> None:
+    """Wait for the server that a killed keeper left behind, and take over its lock files."""
     try:
-        pid = int(lock.read_text().split("\n", 1)[0])
-    except (FileNotFoundError, ValueError):
-        return
-    if pid <= 0:
-        return
-    try:
+        pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return  # stale: PostgreSQL itself recovers from that
-    try:
-        if not _is_server_of(pid, data):
-            lock.unlink()  # the number was given to another process meanwhile
-            return
-        for stop in (signal.SIGINT, signal.SIGQUIT):  # fast, then immediate
+    except (FileNotFoundError, ValueError, ProcessLookupError, OverflowError):
+        pass
+    else:
+        try:
+            if _is_server_of(pid, data):
+                _end(handle, pid)
+        finally:
+            os.close(handle)
+    _take_over(data / "postmaster.pid", data)
+    _take_over(sockets / f"{_SOCKET}.lock", data)
+
+
+def _end(handle: int, pid: int) -> None:
+    for stop in (signal.SIGINT, signal.SIGQUIT):  # fast, then immediate
+        try:
             signal.pidfd_send_signal(handle, stop)
-            if select.select([handle], [], [], _ORPHAN_STOP_S)[0]:
-                return
-        raise EmbeddedError(f"an earlier database server (process {pid}) does not stop; end it by hand")
-    except ProcessLookupError:
+        except ProcessLookupError:
+            return
+        if select.select([handle], [], [], _ORPHAN_STOP_S)[0]:
+            return
+    raise EmbeddedError(f"an earlier database server (process {pid}) does not stop; end it by hand")
+
+
+def _take_over(lock: Path, data: Path) -> None:
+    """Make a lock file of a server that has ended name us, which the new server, our child, takes for stale.
+
+    PostgreSQL believes a lock file whose process id exists, be it a zombie that
+    nobody reaps (containers) or a stranger who was given the number. Removing the file
+    would also skip its check for surviving server processes; this does not.
+    """
+    try:
+        lines = lock.read_text().split("\n")
+        if len(lines) > 1 and lines[1] == str(data):
+            with lock.open("r+") as file:
+                file.write("\n".join([str(os.getpid()), *lines[1:]]))
+                file.truncate()
+    except FileNotFoundError:
         return
-    finally:
-        os.close(handle)
 
 
 def _is_server_of(pid: int, data: Path) -> bool:

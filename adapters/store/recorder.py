@@ -34,6 +34,14 @@ from engine.operations import ComponentHealth
 log = logging.getLogger("murima.store")
 
 _AWAY = (OSError, TimeoutError, EOFError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, schema.SchemaError)
+# What is wrong with the data itself, and will be again.
+_REFUSED = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    UnicodeError,
+    TypeError,
+)
 _CLEAR_ABOVE = 1_000_000  # bytes: less than this is quicker replayed than often emptied
 _MOST_HELD = 5_000  # events in memory; beyond, the journal alone has them
 _MOST_REJECTED = 10_000_000  # bytes
@@ -44,7 +52,7 @@ _SYNC_S = 1.0
 class Limits:
     """Times in seconds, sizes in bytes."""
 
-    window_s: float = 0.1  # events wait at most this long for company
+    window_s: float = 0.2  # events wait at most this long for company
     connect_s: float = 5.0
     statement_s: float = 10.0
     first_backoff_s: float = 0.1
@@ -89,6 +97,8 @@ class EventRecorder:
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._closed = False
         self._drain_due = False
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -104,6 +114,7 @@ class EventRecorder:
             self._lost += 1
             return
         self._incoming.append(event)
+        self._settled.clear()
         if not self._drain_due and self._loop is not None:
             self._drain_due = True
             self._loop.call_soon(self._drain)
@@ -191,6 +202,8 @@ class EventRecorder:
         try:
             self._journal = Journal.open(self._folder / "events.journal", self._limits.journal_bytes)
             self._behind = self._journal.size > 0
+            if self._behind:
+                self._settled.clear()
         except JournalError as exc:
             self._journal_fault = str(exc)
             log.error("store.no_journal", extra={"reason": str(exc)})
@@ -225,6 +238,13 @@ class EventRecorder:
                 await asyncio.to_thread(self._sync_journal, self._journal)
             self._journal.close()
             self._journal = None
+
+    async def settled(self) -> None:
+        """Wait until the database has all that was recorded so far, without waiting for a batch to fill."""
+        if self._incoming:
+            self._drain()
+        self._wake.set()
+        await self._settled.wait()
 
     def health(self) -> ComponentHealth:
         """The database as an operator should see it. Never critical: calls go on without it."""
@@ -312,6 +332,8 @@ class EventRecorder:
             self._wake.clear()
             if self._held or self._incomplete:
                 await self._flush(connection)
+            if not (self._incoming or self._held or self._behind):
+                self._settled.set()
             if not self._closing.is_set():
                 await self._wake.wait()
             elif not (self._held or self._behind):
@@ -392,7 +414,7 @@ class EventRecorder:
                         await _rebuild(connection, incomplete)
                 else:
                     await statements.write(connection, entries, interactions)
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError) as exc:
+        except _REFUSED as exc:
             await self._commit_parts(connection, entries, interactions, incomplete, exc)
             return
         self._recorded += len(entries)

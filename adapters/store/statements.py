@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
@@ -11,6 +12,8 @@ from adapters.store.journal import Entry
 from adapters.store.wire import decode, encode_interactions
 from casebridge.interactions import FOLDED_NAMES, Interaction, fold
 from engine.events import CallId, LogEvent
+
+log = logging.getLogger("murima.store")
 
 _COLUMNS = tuple(f.name for f in fields(Interaction))
 _COLUMN_LIST = ", ".join(_COLUMNS)
@@ -69,4 +72,13 @@ async def folded(connection: asyncpg.Connection, call_ids: Iterable[CallId]) -> 
         event = decode(name, body)
         if event is not None:
             events.setdefault(call_id, []).append(event)
-    return [built for found in events.values() if (built := fold(found)) is not None]
+    interactions: list[Interaction] = []
+    for call_id, found in events.items():
+        try:
+            built = fold(found)
+        except (TypeError, ValueError):  # one odd call must not keep the others from being written
+            log.exception("store.cannot_fold", extra={"call_id": call_id})
+            continue
+        if built is not None:
+            interactions.append(built)
+    return interactions

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 
 import msgspec
 
@@ -20,12 +20,7 @@ _encoder = msgspec.json.Encoder(enc_hook=str)  # an unforeseen value in an expla
 
 def encode(event: LogEvent) -> bytes:
     """The event without its name, as one line of JSON that PostgreSQL takes as jsonb."""
-    try:
-        body = _encoder.encode(event)
-    except UnicodeEncodeError:  # lone surrogates, from bytes on the wire that were no UTF-8
-        body = _encoder.encode(_clean(asdict(event)))
-    # jsonb cannot hold NUL; a display name may.
-    return body.replace(b"\\u0000", b"\\ufffd") if b"\\u0000" in body else body
+    return _json(event)
 
 
 def decode(name: str, body: str | bytes) -> LogEvent | None:
@@ -57,7 +52,7 @@ def identity(body: str) -> CallId | None:
 
 def encode_interactions(interactions: list[Interaction]) -> str:
     """A JSON array, as the upsert statement takes it."""
-    return _encoder.encode(interactions).replace(b"\\u0000", b"\\ufffd").decode()
+    return _json(interactions).decode()
 
 
 @functools.cache
@@ -73,7 +68,18 @@ def _decoders() -> dict[str, msgspec.json.Decoder[LogEvent]]:
     return found
 
 
+def _json(value: object) -> bytes:
+    try:
+        body = _encoder.encode(value)
+    except UnicodeEncodeError:  # lone surrogates, from bytes on the wire that were no UTF-8
+        body = _encoder.encode(_clean(value))
+    # jsonb cannot hold NUL; a display name may.
+    return body.replace(b"\\u0000", b"\\ufffd") if b"\\u0000" in body else body
+
+
 def _clean(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _clean(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
