@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from argon2 import PasswordHasher
+from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from engine.api.permissions import Role
@@ -34,22 +36,32 @@ class Accounts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One account: its identity and its Argon2id hash in the PHC string format."""
+    """One account, with its password as an Argon2id hash (PHC string format) or as text.
+
+    With neither, nobody can log in to it (an agent whose phone alone has a password).
+    """
 
     identity: Identity
-    password_hash: str = field(repr=False)
+    password_hash: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
 
 
 class HashedAccounts:
-    """`Accounts` on Argon2id hashes held in memory; `replace` follows a new configuration.
+    """`Accounts` held in memory; `replace` follows a new configuration.
 
-    An unknown user is checked against a hash of its own making with the same
-    parameters, so the time of the answer tells nothing.
+    Every check costs exactly one Argon2id verification: an unknown user and an
+    account whose password is text are checked against a decoy hash with the
+    parameters of the real ones, so the time of the answer tells nothing.
+
+    Args:
+        accounts: those in force at first.
+        decoy: makes the decoy while no account has a hash. One lane by default,
+            so that a check takes one core and leaves the others to calls.
     """
 
-    def __init__(self, accounts: Iterable[Account], hasher: PasswordHasher | None = None) -> None:
-        self._hasher = hasher or PasswordHasher()
-        self._decoy = self._hasher.hash("no account has this password")
+    def __init__(self, accounts: Iterable[Account], decoy: PasswordHasher | None = None) -> None:
+        self._hasher = decoy or PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+        self._decoy = ""
         self._accounts: dict[str, Account] = {}
         self.replace(accounts)
 
@@ -57,22 +69,39 @@ class HashedAccounts:
         """Put another set of accounts in force, atomically.
 
         Raises:
-            ValueError: two accounts have the same user name.
+            ValueError: two accounts have the same user name, or a hash is not Argon2's.
         """
         fresh: dict[str, Account] = {}
+        hasher = self._hasher
         for account in accounts:
-            if account.identity.username in fresh:
-                raise ValueError(f"two accounts are named {account.identity.username!r}")
-            fresh[account.identity.username] = account
+            name = account.identity.username
+            if name in fresh:
+                raise ValueError(f"two accounts are named {name!r}")
+            if account.password_hash:
+                try:
+                    hasher = PasswordHasher.from_parameters(extract_parameters(account.password_hash))
+                except InvalidHashError as exc:
+                    raise ValueError(f"the password hash of {name!r} is not Argon2's") from exc
+            fresh[name] = account
+        # Made afresh each time: a decoy costs one hash, and its parameters follow the accounts.
+        self._decoy = hasher.hash(secrets.token_urlsafe(16))
         self._accounts = fresh
 
     def verify(self, username: str, password: str) -> Identity | None:
         account = self._accounts.get(username)
-        try:
-            self._hasher.verify(account.password_hash if account else self._decoy, password)
-        except (VerificationError, InvalidHashError):
+        hashed = account.password_hash if account else ""
+        matches = self._matches(hashed or self._decoy, password)
+        if account is None:
             return None
-        return account.identity if account else None
+        if not hashed:
+            matches = bool(account.password) and hmac.compare_digest(account.password.encode(), password.encode())
+        return account.identity if matches else None
+
+    def _matches(self, hashed: str, password: str) -> bool:
+        try:
+            return bool(self._hasher.verify(hashed, password))
+        except (VerificationError, InvalidHashError):
+            return False
 
     def identity(self, username: str) -> Identity | None:
         account = self._accounts.get(username)

@@ -184,13 +184,21 @@ def test_hashed_accounts_check_passwords_and_follow_changes() -> None:
     assert accounts.verify("boss", "right") == USERS["boss"]
     assert accounts.verify("boss", "wrong") is None
     assert accounts.verify("nobody", "right") is None
-    assert accounts.verify("nobody", "no account has this password") is None
-    accounts.replace([Account(USERS["admin"], "not a hash")])
+    accounts.replace([Account(USERS["admin"], password="plain"), Account(USERS["a0001"])])
     assert accounts.verify("boss", "right") is None
-    assert accounts.verify("admin", "right") is None
+    assert accounts.verify("admin", "plain") == USERS["admin"]
+    assert accounts.verify("admin", "pläin") is None
+    assert accounts.verify("a0001", "") is None
     assert accounts.identity("admin") == USERS["admin"]
+
+
+def test_a_bad_set_of_accounts_leaves_the_old_one_in_force() -> None:
+    accounts = HashedAccounts([Account(USERS["boss"], password="right")], QUICK)
     with pytest.raises(ValueError, match="boss"):
-        accounts.replace([Account(USERS["boss"], ""), Account(USERS["boss"], "")])
+        accounts.replace([Account(USERS["boss"]), Account(USERS["boss"])])
+    with pytest.raises(ValueError, match="admin"):
+        accounts.replace([Account(USERS["admin"], "not a hash")])
+    assert accounts.verify("boss", "right") == USERS["boss"]
 
 
 class CountingHasher(PasswordHasher):
@@ -203,12 +211,13 @@ class CountingHasher(PasswordHasher):
         return bool(super().verify(hash, password))
 
 
-def test_an_unknown_user_costs_the_same_password_check() -> None:
+def test_every_check_costs_one_verification() -> None:
     hasher = CountingHasher(time_cost=1, memory_cost=8, parallelism=1)
-    accounts = HashedAccounts([Account(USERS["boss"], hasher.hash("right"))], hasher)
-    accounts.verify("boss", "wrong")
-    accounts.verify("nobody", "wrong")
-    assert hasher.checks == 2
+    known = Account(USERS["boss"], hasher.hash("right"))
+    accounts = HashedAccounts([known, Account(USERS["admin"], password="plain"), Account(USERS["a0001"])], hasher)
+    for place, username in enumerate(("boss", "nobody", "admin", "a0001"), start=1):
+        accounts.verify(username, "wrong")
+        assert hasher.checks == place
 
 
 def test_permission_table_is_as_documented() -> None:
