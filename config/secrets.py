@@ -80,22 +80,20 @@ def verify_web_password(document: Document, username: str, password: str) -> Acc
     verification (some 50 ms of CPU: run it in a thread).
     """
     found = _find(document, username)
-    stored = found[1] if found is not None else Password()
-    hashed = _DECOY if stored.argon2id is None else stored.argon2id.get_secret_value()
-    candidate = password if len(password) <= MAX_PASSWORD else ""
+    stored = found[1] if found is not None else None
+    hashed = _DECOY if stored is None or stored.argon2id is None else stored.argon2id.get_secret_value()
+    candidate = password.encode("utf-8", "surrogatepass") if len(password) <= MAX_PASSWORD else b""
     hash_matches: bool
     try:
         hash_matches = _hasher.verify(hashed, candidate)
     except (VerificationError, InvalidHashError):
         hash_matches = False
-    plain = "" if stored.plain is None else stored.plain.get_secret_value()
-    plain_matches = hmac.compare_digest(_bytes(plain), _bytes(candidate)) and bool(plain)
-    matches = plain_matches if stored.argon2id is None else hash_matches
-    return found[0] if found is not None and matches and candidate else None
-
-
-def _bytes(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    plain = b"" if stored is None or stored.plain is None else stored.plain.get_secret_value().encode()
+    # Over hashes of one length, so that the time tells nothing of the password's.
+    plain_matches = hmac.compare_digest(hashlib.sha256(plain).digest(), hashlib.sha256(candidate).digest())
+    if found is None or stored is None or not candidate:
+        return None
+    return found[0] if (plain_matches if stored.argon2id is None else hash_matches) else None
 
 
 def _find(document: Document, username: str) -> tuple[Account, Password] | None:
