@@ -98,7 +98,9 @@ class Route:
 
 def json_answer(answer: BaseModel, *, status: int = 200) -> web.Response:
     """An answer of one of our models."""
-    return web.Response(status=status, body=answer.model_dump_json().encode(), content_type="application/json")
+    return web.Response(
+        status=status, body=answer.model_dump_json(fallback=str).encode(), content_type="application/json"
+    )
 
 
 async def read_body(request: web.Request, model: type[M]) -> M:

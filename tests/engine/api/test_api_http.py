@@ -14,8 +14,9 @@ import pytest_asyncio
 from engine.api.app import ROUTES
 from engine.api.routes import Auth
 from engine.api.settings import Rate
+from engine.operations import AgentStateRequest as AgentState
 from engine.operations import ComponentHealth
-from tests.engine.api.fakes import PASSWORD, USERS, Answer, Rig, agent, call, running
+from tests.engine.api.fakes import PASSWORD, START, USERS, Answer, Rig, agent, call, running
 
 
 @pytest_asyncio.fixture
@@ -127,6 +128,16 @@ async def test_a_call_and_a_collection_have_the_agreed_form(rig: Rig) -> None:
     assert beyond.json["data"] == []
     some = await rig.ask("GET", "/api/v1/calls?filter=queue:support,state:waiting", token=token)
     assert [row["id"] for row in some.json["data"]] == ["c22"]
+
+
+async def test_explanations_of_any_kind_can_be_shown(rig: Rig) -> None:
+    reason = {"at": START, "agent": AgentState.BREAK, "tried": frozenset({"a0001"}), "odd": re.compile("x")}
+    rig.operations.call_views = [dataclasses.replace(call("c1"), explanation=reason)]
+    token = await rig.token()
+    for path in ("/api/v1/calls/c1", "/api/v1/calls"):
+        answer = await rig.ask("GET", path, token=token)
+        assert answer.status == 200
+        assert b'"tried":["a0001"]' in answer.body
 
 
 @pytest.mark.parametrize("name", ["calls", "queues", "agents"])
