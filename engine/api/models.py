@@ -71,6 +71,7 @@ class Call(_Answer):
     """One live call."""
 
     id: str
+    call_id: str = Field(description="The same as `id`, under the name that events and interactions use.")
     state: str = Field(description="arriving, waiting, ringing, talking, held, playing or ending")
     caller: str
     caller_name: str
@@ -87,6 +88,7 @@ class Call(_Answer):
     def of(cls, view: CallView) -> Self:
         return cls(
             id=view.call_id,
+            call_id=view.call_id,
             state=view.state,
             caller=view.caller,
             caller_name=view.caller_name,
@@ -105,6 +107,7 @@ class Queue(_Answer):
     """One queue now."""
 
     id: str
+    queue_id: str = Field(description="The same as `id`, under the name that events and interactions use.")
     strategy: str
     waiting: int
     ringing: int
@@ -118,6 +121,7 @@ class Queue(_Answer):
     def of(cls, view: QueueView) -> Self:
         return cls(
             id=view.queue_id,
+            queue_id=view.queue_id,
             strategy=view.strategy,
             waiting=view.waiting,
             ringing=view.ringing,
@@ -133,6 +137,7 @@ class Agent(_Answer):
     """One agent now."""
 
     id: str
+    agent_id: str = Field(description="The same as `id`, under the name that events and interactions use.")
     name: str
     state: str = Field(description="offline, ready, ringing, talking, wrap_up or break")
     reason: str
@@ -146,6 +151,7 @@ class Agent(_Answer):
     def of(cls, view: AgentView) -> Self:
         return cls(
             id=view.agent_id,
+            agent_id=view.agent_id,
             name=view.name,
             state=view.state,
             reason=view.reason,

@@ -121,6 +121,9 @@ async def test_a_call_and_a_collection_have_the_agreed_form(rig: Rig) -> None:
     one = await rig.ask("GET", "/api/v1/calls/c1", token=token)
     assert one.json["data"]["queue_id"] == "support"
     assert one.json["data"]["explanation"] == {"candidates": ["a0001"]}
+    for name, key in (("calls", "call_id"), ("queues", "queue_id"), ("agents", "agent_id")):
+        rows = (await rig.ask("GET", f"/api/v1/{name}", token=token)).json["data"]
+        assert all(row["id"] == row[key] for row in rows)
     page = await rig.ask("GET", "/api/v1/calls?limit=2&sort=id&order=desc", token=token)
     assert [row["id"] for row in page.json["data"]] == ["c333", "c22"]
     assert page.json["pagination"] == {"total": 3, "page": 1, "limit": 2, "pages": 2}
