@@ -19,7 +19,7 @@ HEAD = "0001"  # the schema this program works with; a test compares it with the
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK = 0x6D75_7269_6D61  # "murima": any number, the same in every engine
 _LOCK_WAIT_S = 60
-_STATEMENT_S = 3600  # a later migration may have much to rewrite
+_STATEMENT_S = 600  # a later migration may have much to rewrite
 _alembic_is_global = threading.Lock()
 
 
