@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.uri import SipUri, parse_host, parse_port, scheme_of
+from adapters.sip.uri import SipUri, parse_host, parse_port
 
 MAX_CSEQ = 2**31 - 1  # RFC 3261 8.1.1.5
 
@@ -165,7 +165,7 @@ class NameAddr:
         match = _NAME_ADDR.fullmatch(text)
         if match is not None:
             quoted_name, plain_name, uri_text, params_text = match.groups()
-            name = unquoted(quoted_name) if quoted_name else (plain_name or "").strip() or None
+            name = (unquoted(quoted_name) if quoted_name else (plain_name or "").strip()) or None
         else:
             # Without <> all parameters are the header's, and "?" or "," is not allowed (RFC 3261 20.10).
             name = None
@@ -200,9 +200,11 @@ def _parse_any_uri(text: str) -> SipUri | str:
     try:
         return SipUri.parse(text)
     except PeerError as exc:
-        if exc.status == 416 and scheme_of(text) and not _WHITESPACE_OR_CONTROL.search(text):
-            return text
-        raise
+        if exc.status != 416:
+            raise
+    if _WHITESPACE_OR_CONTROL.search(text):
+        raise PeerError("malformed URI")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
