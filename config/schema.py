@@ -325,7 +325,7 @@ class Http(Model):
 
 
 class Role(StrEnum):
-    """What a person may do over HTTP."""
+    """What a person may do over HTTP. A manager is what call centres call a supervisor."""
 
     ADMINISTRATOR = "administrator"
     MANAGER = "manager"

@@ -1,8 +1,8 @@
 """The HTTP API: see docs/api.md."""
 
+from config.schema import Role
 from engine.api.accounts import Account, Accounts, HashedAccounts, Identity
 from engine.api.app import create_app
-from engine.api.permissions import Role
 from engine.api.server import serve
 from engine.api.settings import ApiSettings, Rate
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from engine.api.permissions import Role
+from config.schema import Role
 from engine.events import AgentId
 
 

@@ -8,8 +8,8 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from config.schema import Role
 from engine.api.accounts import Identity
-from engine.api.permissions import Role
 from engine.operations import AgentStateRequest, AgentView, CallView, ComponentHealth, QueueView
 
 T = TypeVar("T")

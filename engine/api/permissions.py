@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 
-
-class Role(StrEnum):
-    """A manager is what call centres call a supervisor."""
-
-    ADMINISTRATOR = "administrator"
-    MANAGER = "manager"
-    AGENT = "agent"
-    VIEWER = "viewer"
+from config.schema import Role
 
 
 class Permission(StrEnum):

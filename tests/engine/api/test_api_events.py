@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
+from config.schema import Role
 from engine.api.accounts import Identity
 from engine.api.events import Subscription
-from engine.api.permissions import Role
 from engine.events import (
     AgentId,
     AgentStateChanged,

@@ -8,9 +8,10 @@ from argon2 import PasswordHasher
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.schema import Role
 from engine.api.accounts import Account, HashedAccounts, Identity
 from engine.api.limits import RateLimiter
-from engine.api.permissions import PERMISSIONS, Permission, Role, Scope, scope
+from engine.api.permissions import PERMISSIONS, Permission, Scope, scope
 from engine.api.sessions import SessionError, Sessions
 from engine.api.settings import ApiSettings, Rate
 from tests.engine.api.fakes import SECRET, USERS, FakeAccounts, settings
