@@ -246,8 +246,8 @@ def _end_orphan(data: Path, sockets: Path) -> None:
                 _end(handle, pid)
         finally:
             os.close(handle)
-    _take_over(data / "postmaster.pid", data)
-    _take_over(sockets / f"{_SOCKET}.lock", data)
+    _take_over(data / "postmaster.pid")
+    _take_over(sockets / f"{_SOCKET}.lock", of=data)
 
 
 def _end(handle: int, pid: int) -> None:
@@ -261,16 +261,19 @@ def _end(handle: int, pid: int) -> None:
     raise EmbeddedError(f"an earlier database server (process {pid}) does not stop; end it by hand")
 
 
-def _take_over(lock: Path, data: Path) -> None:
+def _take_over(lock: Path, of: Path | None = None) -> None:
     """Make a lock file of a server that has ended name us, which the new server, our child, takes for stale.
 
     PostgreSQL believes a lock file whose process id exists, be it a zombie that
     nobody reaps (containers) or a stranger who was given the number. Removing the file
     would also skip its check for surviving server processes; this does not.
+
+    Args:
+        of: leave the file alone unless it belongs to the server of this data folder.
     """
     try:
         lines = lock.read_text().split("\n")
-        if len(lines) > 1 and lines[1] == str(data):
+        if len(lines) > 1 and of in (None, Path(lines[1])):
             with lock.open("r+") as file:
                 file.write("\n".join([str(os.getpid()), *lines[1:]]))
                 file.truncate()
