@@ -46,16 +46,13 @@ class _Listener:
 class SipTransport:
     """Joins one endpoint to its sockets. Implements the endpoint's `Network`.
 
-    Args:
-        owner: gets the endpoint's events, at once and in order.
-
     Attributes:
         counters: what was dropped, by reason.
     """
 
-    def __init__(self, owner: Callable[[Event], None]) -> None:
+    def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
-        self._owner = owner
+        self._owner: Callable[[Event], None] = _nobody
         self._loop = asyncio.get_running_loop()
         self.clock: Callable[[], float] = self._loop.time
         self._endpoint: Endpoint | None = None
@@ -75,9 +72,23 @@ class SipTransport:
         self._closed = False
         self._fault_logged_at = -_FAULT_LOG_INTERVAL_S
 
-    async def start(self, endpoint: Endpoint, udp: Sequence[socket.socket], tcp: Sequence[socket.socket]) -> None:
-        """Serve bound UDP sockets and bound (or listening) TCP sockets; they belong to us from now on."""
+    async def start(
+        self,
+        endpoint: Endpoint,
+        owner: Callable[[Event], None],
+        udp: Sequence[socket.socket],
+        tcp: Sequence[socket.socket],
+    ) -> None:
+        """Serve an endpoint.
+
+        Args:
+            endpoint: made with this transport as its network.
+            owner: gets the endpoint's events, at once and in order.
+            udp: bound sockets; they belong to us from now on.
+            tcp: bound or listening sockets; likewise.
+        """
         self._endpoint = endpoint
+        self._owner = owner
         for sock in udp:
             index = self._add_listener("udp", sock)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
@@ -319,6 +330,10 @@ class SipTransport:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _nobody(_: Event) -> None:
+    """Before the start there is nothing to report."""
 
 
 class _Datagrams(asyncio.DatagramProtocol):

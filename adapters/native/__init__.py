@@ -1,0 +1,1 @@
+"""The `Telephony` protocol on our own SIP stack and media workers."""

@@ -1,0 +1,125 @@
+"""What the provider remembers of calls and their legs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from adapters.native.audio import LegAudio
+from adapters.sip.sdp import SessionDescription
+from adapters.sip.session import Session
+from engine.events import CallId, EndCause, LegId
+from engine.telephony import Originate
+from media.client import Command
+
+
+class Link(Protocol):
+    """The connection to one media worker; `media.client.MediaClient` is one."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    def send(self, command: Command) -> None:
+        """Raises WorkerUnavailable."""
+
+
+class Cancellable(Protocol):
+    """A timer of the event loop."""
+
+    def cancel(self) -> None: ...
+
+
+class Worker:
+    """A media worker.
+
+    Attributes:
+        address: IP address that its legs are offered at.
+        legs: legs that hold ports, those being closed included.
+        unreleased: calls to be released once it can be reached again.
+    """
+
+    __slots__ = ("address", "legs", "link", "name", "unreleased")
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
+        self.address = address
+        self.link: Link | None = None
+        self.legs: set[str] = set()
+        self.unreleased: set[str] = set()
+
+    @property
+    def connected(self) -> bool:
+        """Whether commands reach it."""
+        return self.link is not None and self.link.connected
+
+
+class Call:
+    """Legs that share a worker, because they will share audio.
+
+    Attributes:
+        worker: None until a leg needs one.
+        recording: path of the recording that runs, or None.
+    """
+
+    __slots__ = ("call_id", "legs", "recording", "worker")
+
+    def __init__(self, call_id: CallId) -> None:
+        self.call_id = call_id
+        self.worker: Worker | None = None
+        self.legs: set[LegId] = set()
+        self.recording: str | None = None
+
+
+class Leg:
+    """One party's connection.
+
+    Attributes:
+        offer: their offer, None for a call of ours or a delayed offer.
+        preferred: the codec to prefer: theirs, then that of the leg to be bridged with.
+        port: our RTP port, None until the worker opened it.
+        opening: the worker was asked for a port.
+        answering: `answer` waits for the port.
+        request: of an outgoing leg; its INVITE waits for the port as long as `session` is None.
+        ending: cause to report when the session ends, if we decided it.
+        probe_timer: the next probe while the leg stays silent.
+    """
+
+    __slots__ = (
+        "answered",
+        "answering",
+        "audio",
+        "call",
+        "ending",
+        "held",
+        "leg_id",
+        "max_forwards",
+        "offer",
+        "opening",
+        "port",
+        "preferred",
+        "probe_timer",
+        "request",
+        "ringing",
+        "session",
+        "silent_s",
+        "status",
+    )
+
+    def __init__(self, leg_id: LegId, call: Call, audio: LegAudio) -> None:
+        self.leg_id = leg_id
+        self.call = call
+        self.audio = audio
+        self.session: Session | None = None
+        self.request: Originate | None = None
+        self.offer: SessionDescription | None = None
+        self.preferred: str | None = None
+        self.port: int | None = None
+        self.opening = False
+        self.answering = False
+        self.answered = False
+        self.ringing = False
+        self.held = False
+        self.ending: EndCause | None = None
+        self.status: int | None = None
+        self.max_forwards = 70
+        self.silent_s = 0.0
+        self.probe_timer: Cancellable | None = None
