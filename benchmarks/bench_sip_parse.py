@@ -2,8 +2,8 @@
 
 Budget: about 4-6 µs for the split of a usual INVITE (the design's comparison:
 4 µs for a lazy split, 28 µs for aiosipua). `checked` adds validate_request or
-validate_response, which reads every header that a transaction needs; `answered`
-builds and writes a response to it.
+validate_response, which reads every header that a transaction needs; addresses
+seen before come from a cache. `answered` builds and writes a response.
 
 The baseline, in the same run, reads the same headers with the standard
 library's email parser, the ready-made tool for messages of this shape.
@@ -19,9 +19,10 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.parser import BytesParser
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from time import process_time_ns
 
@@ -109,6 +110,10 @@ def checked(data: bytes) -> Request | Response:
     return read
 
 
+def checked_next(messages: Iterator[bytes]) -> object:
+    return checked(next(messages))
+
+
 def cut(data: bytes) -> object:
     return StreamFramer().feed(data)
 
@@ -158,9 +163,12 @@ def main() -> int:
         except (PeerError, AssertionError):
             failures += 1
             continue
+        # More dialogs in turn than any cache of ours holds.
+        dialogs = cycle([data.replace(b"tag=8f1e2d3c", b"tag=%08x" % tag) for tag in range(10_000)])
         tasks: list[tuple[str, Callable[[], object]]] = [
             ("split", partial(parse_message, data)),
-            ("split and checked", partial(checked, data)),
+            ("checked, new dialog", partial(checked_next, dialogs)),
+            ("checked, same dialog", partial(checked, data)),
             ("written", read.serialise),
             ("cut from a stream", partial(cut, data)),
             ("baseline: email parser", partial(with_email_parser, data)),
@@ -171,9 +179,8 @@ def main() -> int:
             median = report(f"{name:<7}{task}", [sample(call, samples) for _ in range(repeats)])
             if (name, task) == ("INVITE", "split"):
                 split_us = median
-    print(
-        f"failures: {failures}; split of the INVITE in the least disturbed run {split_us:.2f} µs, budget {BUDGET_US:.0f} µs"
-    )
+    print(f"failures: {failures}")
+    print(f"split of the INVITE, least disturbed run: {split_us:.2f} µs, budget {BUDGET_US:.0f} µs")
     return 1 if failures or (split_us > BUDGET_US and not quick) else 0
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.uri import SipUri, parse_host, parse_port
 
 MAX_CSEQ = 2**31 - 1  # RFC 3261 8.1.1.5
+
+_CACHED_LENGTH = 200  # longer addresses are rare; not keeping them bounds the memory of the cache
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+")
 # What a parameter value may hold without quotes: a token or a host.
@@ -162,21 +165,7 @@ class NameAddr:
         Raises:
             PeerError: 400, malformed. Nothing else escapes.
         """
-        match = _NAME_ADDR.fullmatch(text)
-        if match is not None:
-            quoted_name, plain_name, uri_text, params_text = match.groups()
-            name = (unquoted(quoted_name) if quoted_name else (plain_name or "").strip()) or None
-        else:
-            # Without <> all parameters are the header's, and "?" or "," is not allowed (RFC 3261 20.10).
-            name = None
-            uri_text, semicolon, rest = text.partition(";")
-            uri_text = uri_text.strip()
-            params_text = rest if semicolon else None
-            if "?" in uri_text or "," in uri_text:
-                raise PeerError("address needs angle brackets")
-            if uri_text == "*":
-                return cls(None, "*", {} if params_text is None else parse_params(params_text))
-        return cls(name, _parse_any_uri(uri_text), {} if params_text is None else parse_params(params_text))
+        return _parse_cached(text) if len(text) <= _CACHED_LENGTH else _parse_name_addr(text)
 
     @property
     def tag(self) -> str | None:
@@ -194,6 +183,29 @@ class NameAddr:
             raise UsageError("not a URI")
         name = f"{quoted(self.display_name)} " if self.display_name else ""
         return f"{name}<{self.uri}>{format_params(self.params)}"
+
+
+def _parse_name_addr(text: str) -> NameAddr:
+    match = _NAME_ADDR.fullmatch(text)
+    if match is not None:
+        quoted_name, plain_name, uri_text, params_text = match.groups()
+        name = (unquoted(quoted_name) if quoted_name else (plain_name or "").strip()) or None
+    else:
+        # Without <> all parameters are the header's, and "?" or "," is not allowed (RFC 3261 20.10).
+        name = None
+        uri_text, semicolon, rest = text.partition(";")
+        uri_text = uri_text.strip()
+        params_text = rest if semicolon else None
+        if "?" in uri_text or "," in uri_text:
+            raise PeerError("address needs angle brackets")
+    params = {} if params_text is None else parse_params(params_text)
+    if match is None and uri_text == "*":
+        return NameAddr(None, "*", params)
+    return NameAddr(name, _parse_any_uri(uri_text), params)
+
+
+# From, To and Contact are the same in all messages of a dialog.
+_parse_cached = lru_cache(maxsize=4096)(_parse_name_addr)
 
 
 def _parse_any_uri(text: str) -> SipUri | str:

@@ -81,7 +81,8 @@ class Message:
     Attributes:
         headers: values as they came, blanks around them too, by name, in the
             order of the first of each name. Change it only through the methods,
-            which keep the parsed values in step.
+            which keep the parsed values in step; they never alter a list in
+            place, so messages may share lists.
         body: bytes behind the headers.
     """
 
@@ -131,12 +132,12 @@ class Message:
 
     def add(self, name: str, value: object) -> None:
         """Append a value behind those there are."""
-        self.headers.setdefault(_checked(name), []).append(clean(str(value)))
+        self.headers[_checked(name)] = [*self.headers.get(name, ()), clean(str(value))]
         self._parsed.pop(name, None)
 
     def prepend(self, name: str, value: object) -> None:
         """Insert a value before those there are."""
-        self.headers.setdefault(_checked(name), []).insert(0, clean(str(value)))
+        self.headers[_checked(name)] = [clean(str(value)), *self.headers.get(name, ())]
         self._parsed.pop(name, None)
 
     def replace_first(self, name: str, value: object) -> None:

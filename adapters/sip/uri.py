@@ -26,6 +26,7 @@ _SIP_URI = re.compile(
     r"((?:;[^;?@\s<>\"]+)*)(?:\?([^@\s<>\"]+))?"
 )
 _TEL_URI = re.compile(r"(?i:tel):([+]?[0-9A-Fa-f*#\-.()]+)((?:;[^;?@\s<>\"]+)*)")
+_TEL_NUMBER = re.compile(r"[+]?[0-9A-Fa-f*#\-.()]+")
 _HOST = re.compile(r"[A-Za-z0-9._\-]+")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _VISUAL_SEPARATORS = str.maketrans("", "", "-.()")
@@ -81,7 +82,7 @@ class SipUri:
 
     def __post_init__(self) -> None:
         if self.scheme == "tel":
-            if not self.user or self.host:
+            if not _TEL_NUMBER.fullmatch(self.user or "") or self.host:
                 raise UsageError("a tel URI has a number and no host")
         elif self.scheme not in ("sip", "sips"):
             raise UsageError(f"not a SIP scheme: {self.scheme!r}")
@@ -142,7 +143,7 @@ class SipUri:
     def _format(self) -> str:
         parts = [self.scheme, ":"]
         if self.scheme == "tel":
-            parts.append(escape(self.user or "", "+*()"))
+            parts.append(self.user or "")
         else:
             if self.user is not None:
                 parts.append(escape(self.user))

@@ -27,6 +27,7 @@ from adapters.sip.uri import SipUri, unescape
         ("sip:*72#@h", SipUri("sip", "*72#", host="h")),
         ("sip:j%c3%bcrgen%20x@h;p=%41", SipUri("sip", "jürgen x", host="h", params={"p": "A"})),
         ("tel:+1-201-555-0123", SipUri("tel", "+1-201-555-0123")),
+        ("tel:*72#", SipUri("tel", "*72#")),
         ("tel:7042;phone-context=example.com", SipUri("tel", "7042", params={"phone-context": "example.com"})),
     ],
 )
@@ -163,6 +164,7 @@ def test_a_uri_that_cannot_be_written_is_our_bug() -> None:
         lambda: SipUri("sip", "a", host="h", port=0),
         lambda: SipUri("sip", "a", host="h", params={"": "x"}),
         lambda: SipUri("tel", None),
+        lambda: SipUri("tel", "1;x"),
         lambda: SipUri("tel", "1", host="h"),
     ]
     for make in makers:
