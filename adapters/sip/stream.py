@@ -11,7 +11,8 @@ from adapters.sip.message import MAX_MESSAGE, Request, parse_message
 PONG = b"\r\n"
 
 _LINE_ENDS = re.compile(rb"[\r\n]*+")
-_LENGTH = re.compile(rb"\r\n(?:content-length|l)[ \t]*:(?:\r\n)?[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
+# The value is left out when it is no number, so that a second, broken header is counted too.
+_LENGTH = re.compile(rb"\r\n(?:content-length|l)[ \t]*:((?:\r\n)?[ \t]*[0-9]{1,9}[ \t]*(?=\r\n[^ \t]))?", re.IGNORECASE)
 
 
 class KeepAlive(Enum):
@@ -111,7 +112,7 @@ class StreamFramer:
         """Length in bytes of the message whose headers stop at `end`."""
         head = bytes(self._buffer[: end + 4])
         lengths = _LENGTH.findall(head)
-        if len(lengths) != 1:
+        if len(lengths) != 1 or not lengths[0]:
             raise PeerError("Content-Length is missing, malformed or repeated", message=_request(head))
         total = end + 4 + int(lengths[0])
         if total > MAX_MESSAGE:

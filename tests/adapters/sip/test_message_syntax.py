@@ -91,6 +91,16 @@ def test_changes_are_seen_by_the_parsed_values() -> None:
     assert message.contacts == []
 
 
+def test_messages_may_share_their_lists() -> None:
+    first = invite()
+    second = Request(first.method, first.uri, dict(first.headers))
+    second.add("allow", "INFO")
+    second.prepend("via", "SIP/2.0/UDP other")
+    second.replace_first("contact", "<sip:other@h>")
+    assert first.headers == invite().headers
+    assert second.get_all("allow")[-1] == "INFO"
+
+
 @pytest.mark.parametrize("name", [b"Via", b"From", b"t:", b"i:", b"CSeq"])
 def test_a_request_without_a_mandatory_header_is_refused(name: bytes) -> None:
     message = invite(without=name)

@@ -72,6 +72,8 @@ def test_a_flood_of_pings_is_one_ping() -> None:
         (b"BYE sip:a@b SIP/2.0\r\nl: 0\r\nContent-Length: 5\r\n\r\n", 400, True),
         (b"BYE sip:a@b SIP/2.0\r\nl: 999999\r\n\r\n", 513, True),
         (b"BYE sip:a@b SIP/2.0\r\nl: 99999999999999999999\r\n\r\n", 400, True),
+        (b"BYE sip:a@b SIP/2.0\r\nl: 0\r\n 5\r\n\r\n", 400, True),
+        (b"BYE sip:a@b SIP/2.0\r\nl: 0\r\nl: x\r\n\r\n", 400, True),
         (b"ACK sip:a@b SIP/2.0\r\n\r\n", 400, False),
         (b"SIP/2.0 200 OK\r\n\r\n", 400, False),
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 400, False),
@@ -105,6 +107,27 @@ def test_any_bytes_are_cut_or_refused(chunks: list[bytes]) -> None:
                 assert item is Ping or isinstance(item, bytes)
     except PeerError:
         assert framer.fault is not None
+
+
+LENGTHS = st.lists(
+    st.sampled_from(
+        [b"l: 3", b"L :3 ", b"l:", b" 3", b"Content-Length:\t3", b"Content-Length: x", b"X: l: 4", b"l: 03", b"\t"]
+    ),
+    max_size=4,
+)
+
+
+@given(LENGTHS)
+def test_framer_and_parser_agree_on_where_a_message_ends(lines: list[bytes]) -> None:
+    data = b"\r\n".join([b"BYE sip:a@b SIP/2.0", *lines, b"", b"abcdef"])
+    try:
+        first = StreamFramer().feed(data)[0]
+        assert isinstance(first, bytes)
+        message = parse_message(first)
+    except PeerError:
+        return
+    assert first.endswith(b"\r\n\r\n" + message.body)
+    assert parse_message(data).body == message.body
 
 
 def test_cutting_takes_linear_time() -> None:
