@@ -16,6 +16,13 @@ from engine.events import AgentId, CallId, EndCause, LegEvent, LegId, Party, Pla
 
 EventSink = Callable[[LegEvent], None]
 
+DTMF_DIGITS = frozenset("0123456789*#ABCD")
+
+
+def is_dtmf(digits: str) -> bool:
+    """Whether every character is a key that RFC 4733 names (an empty text is)."""
+    return DTMF_DIGITS.issuperset(digits)
+
 
 @dataclass(frozen=True, slots=True)
 class Originate:

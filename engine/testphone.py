@@ -33,8 +33,8 @@ class CallPlan:
 
     Attributes:
         uri: whom to call.
-        caller: From user part and display name.
-        play: whether the prompt PROMPT is played once answered.
+        caller_number, caller_name: From user part and display name.
+        play: audio file, loaded as the prompt PROMPT and played once answered.
         record: write what is heard here (mono, 8 kHz), or None.
         dtmf: digits to send once answered.
         duration_s: hang up this long after the answer; None: when the prompt
@@ -43,8 +43,9 @@ class CallPlan:
     """
 
     uri: str
-    caller: Party
-    play: bool = False
+    caller_number: str
+    caller_name: str = ""
+    play: Path | None = None
     record: Path | None = None
     dtmf: str = ""
     duration_s: float | None = None
@@ -108,9 +109,10 @@ class TestPhone:
         self._phones = phones
         self._started = loop.time()
         plan = self._plan
-        self._say(f"calling {plan.uri} as {plan.caller.number}")
+        self._say(f"calling {plan.uri} as {plan.caller_number}")
+        caller = Party(plan.caller_number, plan.caller_name)
         phones.originate(
-            self._leg_id, Originate(self._call_id, CALLEE, plan.caller, peer=None, ring_timeout_s=plan.ring_timeout_s)
+            self._leg_id, Originate(self._call_id, CALLEE, caller, peer=None, ring_timeout_s=plan.ring_timeout_s)
         )
         await self._until(lambda: self._ended is not None)
         if self._answered:
@@ -145,7 +147,7 @@ class TestPhone:
             self._phones.start_recording(self._call_id, self._leg_id, self._leg_id)
         if self._plan.dtmf:
             self._phones.send_dtmf(self._leg_id, self._plan.dtmf)
-        if self._plan.play:
+        if self._plan.play is not None:
             self._phones.play(self._leg_id, PlayId("test-play"), PROMPT)
         if self._plan.duration_s is not None:
             self._timer = asyncio.get_running_loop().call_later(self._plan.duration_s, self._hang_up)

@@ -34,22 +34,29 @@ class Worker:
     Attributes:
         address: IP address that its legs are offered at.
         legs: legs that hold ports, those being closed included.
+        loading: prompts that it was asked to load and has not answered for.
         unreleased: calls to be released once it can be reached again.
     """
 
-    __slots__ = ("address", "legs", "link", "name", "unreleased")
+    __slots__ = ("address", "legs", "link", "loading", "name", "unreleased")
 
     def __init__(self, name: str, address: str) -> None:
         self.name = name
         self.address = address
         self.link: Link | None = None
         self.legs: set[str] = set()
+        self.loading: set[str] = set()
         self.unreleased: set[str] = set()
 
     @property
     def connected(self) -> bool:
         """Whether commands reach it."""
         return self.link is not None and self.link.connected
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can serve a call: reached, and every prompt loaded or found unusable."""
+        return self.connected and not self.loading
 
 
 class Call:

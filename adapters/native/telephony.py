@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol, TypeVar
 
 from adapters.native.audio import LegAudio, first_common
@@ -169,6 +170,17 @@ class NativeTelephony:
             "registrations": 0 if registrar is None else len(registrar),
         }
 
+    def workers_ready(self) -> int:
+        """How many media workers can serve calls now."""
+        return sum(worker.ready for worker in self._workers.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether any leg still has a dialog to end or ports to give back."""
+        return bool(self._endpoint.sessions) or any(
+            worker.legs for worker in self._workers.values() if worker.connected
+        )
+
     def counters(self) -> Mapping[str, float]:
         """Counters and gauges by metric name, as `engine.operations.Operations.counters` has them."""
         gauges = {f"sip_{name}": float(value) for name, value in self.live_counts().items()}
@@ -193,6 +205,7 @@ class NativeTelephony:
             self._send(worker, media.ReleaseCall(call_id))
         known = worker.unreleased | {str(call.call_id) for call in self._calls.values() if call.worker is worker}
         worker.unreleased.clear()
+        worker.loading.clear()
         self._load_prompts(worker, self._settings.prompts)
         for found in welcome.calls:
             if found.call not in known:
@@ -215,7 +228,8 @@ class NativeTelephony:
 
     def _load_prompts(self, worker: Worker, prompts: Mapping[str, str]) -> None:
         for prompt, path in prompts.items():
-            self._send(worker, media.LoadPrompt(prompt, path))
+            if self._send(worker, media.LoadPrompt(prompt, path)):
+                worker.loading.add(prompt)
 
     def _send(self, worker: Worker | None, command: media.Command) -> bool:
         if worker is None or worker.link is None or not worker.link.connected:
@@ -605,8 +619,9 @@ class NativeTelephony:
 
     def on_worker_event(self, name: str, event: media.Event) -> None:
         """Take an event of the worker `name`."""
-        del name
-        self._take(self._handle_worker, event)
+        worker = self._workers.get(name)
+        if worker is not None:
+            self._take(partial(self._handle_worker, worker), event)
 
     def _handle_sip(self, event: Event) -> None:
         if isinstance(event, SessionIncoming):
@@ -637,7 +652,7 @@ class NativeTelephony:
         elif event.status < 300:
             self._take_answer(leg, event.body)
 
-    def _handle_worker(self, event: media.Event) -> None:
+    def _handle_worker(self, worker: Worker, event: media.Event) -> None:
         if isinstance(event, media.LegOpened):
             self._on_opened(event)
         elif isinstance(event, media.LegClosed):
@@ -661,7 +676,10 @@ class NativeTelephony:
             self._on_recorded(event)
         elif isinstance(event, media.OrphanEnded):
             self._emit(OrphanEnded(CallId(event.call)))
+        elif isinstance(event, media.PromptLoaded):
+            worker.loading.discard(event.prompt)
         elif isinstance(event, media.PromptFailed):
+            worker.loading.discard(event.prompt)
             self._counters["prompts_failed_total"] += 1
             log.warning("prompt.failed", extra={"prompt": event.prompt, "reason": event.reason})
         elif isinstance(event, media.WorkerStatistics):

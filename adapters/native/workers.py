@@ -52,4 +52,4 @@ async def keep_connected(user: WorkerUser, *, name: str, path: str, address: str
             await lost.wait()
         finally:
             client.close()
-            user.on_worker_lost(name)
+        user.on_worker_lost(name)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
+from typing import cast
 
 from adapters.sip.endpoint import Effect, Endpoint, Event
 from adapters.sip.errors import PeerError
@@ -373,8 +374,7 @@ class _Connection(asyncio.Protocol):
         self.number = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from it
         peer = transport.get_extra_info("peername")
         if peer is None:
             transport.abort()
