@@ -374,15 +374,16 @@ class _Connection(asyncio.Protocol):
         self.number = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from it
-        peer = transport.get_extra_info("peername")
+        stream = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from it
+        self._transport = stream
+        peer = stream.get_extra_info("peername")
         if peer is None:
-            transport.abort()
+            stream.abort()
             return
         self.peer = (str(peer[0]), int(peer[1]))
         self.number = self._owner.add_connection(self)
         if self.number == 0:
-            transport.abort()
+            stream.abort()
             return
         self._flow = Flow("tcp", self._index, *self.peer, self.number)
         self._idle = self._loop.call_later(self._limit_s, self._on_idle)
