@@ -118,11 +118,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from engine.doctor import Level, doctor, render
+    from engine.doctor import Verdict, doctor, render
 
     findings = doctor(arguments.config, arguments.data)
     print(render(findings))
-    return 1 if any(finding.level is Level.FAIL for finding in findings) else 0
+    return 1 if any(finding.verdict is Verdict.FAIL for finding in findings) else 0
 
 
 def _call(arguments: argparse.Namespace) -> int:
