@@ -99,6 +99,7 @@ class ControlSettings:
     dial_plan: DialPlan
     routing: RoutingSettings
     queues: Mapping[str, QueueCare]
+    supervising_trunks: frozenset[str] = frozenset()
 
 
 class CallControl:
@@ -249,8 +250,9 @@ class CallControl:
             case RingAgent(agent=agent, record=record):
                 call.record = record
                 self._ring_agent(call, AgentId(agent))
-            case Supervise():
-                self._end(call, EndCause.UNSUPPORTED, by="system")
+            case Supervise():  # those who may are told that this engine cannot do it yet
+                allowed = call.source.trunk in self._settings.supervising_trunks
+                self._end(call, EndCause.UNSUPPORTED if allowed else EndCause.FORBIDDEN, by="system")
             case _:
                 call.state = CallState.PLAYING
                 if call.caller_leg.answered:
