@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 from pathlib import Path
 from types import TracebackType
@@ -156,12 +157,13 @@ class Baresip:
             folder=self.folder,
         )
         (self.folder / "config").write_text(config)
-        (self.folder / "accounts").write_text(self._account() + "\n")
+        (self.folder / "accounts").write_text("" if self._register else self._account() + "\n")
         (self.folder / "contacts").write_text("")
         await self._process.start(["baresip", "-4", "-f", self.folder], folder=self.folder)
         self._writer = await self._connect(control_port)
-        if self._register:
-            await self.events.expect("register_ok")
+        if self._register:  # not from the file: it would register before anyone listens for the event
+            await self.command("uanew", self._account())
+            await self._registered()
 
     def _account(self) -> str:
         parts = [f"<sip:{self.user}@{self._domain};transport={self._transport}>"]
@@ -195,6 +197,19 @@ class Baresip:
                 else:
                     self._replies.put_nowait(message)
         await self.events.end()
+
+    async def _registered(self) -> None:
+        """Wait until the registrar has accepted; the event for it may come before we are connected."""
+        info = ""
+        try:
+            async with asyncio.timeout(10):
+                while not re.search(r"\bOK\b", info):
+                    await asyncio.sleep(0.05)  # can only be asked for
+                    info = await self.command("reginfo")
+                    if re.search(r"\bERR\b", info):
+                        raise PeerError(f"baresip was refused registration: {info}\n{self._process.tail()}")
+        except TimeoutError:
+            raise PeerError(f"baresip did not register: {info}\n{self._process.tail()}") from None
 
     async def command(self, name: str, parameters: str = "") -> str:
         """Run a baresip command (`help` lists them); returns what it prints.
