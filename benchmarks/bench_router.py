@@ -137,7 +137,7 @@ class Centre:
         busy = {agent_id for _, agent_id in self.talking}
         idle_since = {a.agent_id: self.random.random() for a in self.agents}
         begin = perf_counter()
-        if self.waiting:
+        if self.target:
             skills = self.random.choice(self.agents).skills
             min(
                 (key, i)

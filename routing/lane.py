@@ -114,12 +114,15 @@ class Lane:
         """
         if not self.free:
             return None
+        first = self.waiting.first() if self.waiting else None
         if self.ring_all:
             for key in self.ringing:
+                if first is not None and first < key:
+                    break
                 tried = contacts[key[3]].tried
                 if any(free[2] not in tried for free in self.free):
                     return key
-        return self.waiting.first() if self.waiting else None
+        return first
 
     def choose(self, tried: Collection[str]) -> tuple[list[FreeKey], list[str]]:
         """Whom to offer a contact that the agents in `tried` have failed.

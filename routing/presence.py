@@ -68,8 +68,6 @@ class Presence:
         """The agent talks: with a contact, or in a call that the router did not place."""
         agent.contact = contact
         agent.other_call = other_call
-        agent.idle_since = None
-        agent.rest_until = None
         agent.faults = 0
         agent.silent = False
         reason = Reason.OTHER_CALL if contact is None else _purpose(contact)
@@ -190,7 +188,7 @@ class Presence:
             agent.state, agent.reason, agent.since = state, reason, self.now
             self.decisions.append(AgentChanged(agent.agent_id, old, state, reason))
         if state is not AgentState.READY and state is not AgentState.RINGING:
-            agent.idle_since = None
+            agent.idle_since = agent.rest_until = None
         before = agent.availability
         if availability is before:
             return

@@ -113,6 +113,14 @@ def test_ring_all_is_joined_by_whoever_becomes_free() -> None:
     assert offered(r.handle(AgentStateAsked("a", AgentState.READY), 4)) == []  # has rejected this very ringing
 
 
+def test_ring_all_does_not_join_a_ringing_contact_while_a_more_urgent_one_waits() -> None:
+    r = router(QueueSettings("q", Strategy.RING_ALL), agents=(agent("a"), agent("b")))
+    r.handle(AgentStateAsked("b", AgentState.BREAK), 0)
+    r.handle(ContactArrived("c1", "q", 1), 1)
+    r.handle(ContactArrived("urgent", "q", 2, priority=5), 2)
+    assert offered(r.handle(AgentStateAsked("b", AgentState.READY), 3)) == [("urgent", "b")]
+
+
 def test_losing_a_ring_all_costs_no_idle_time() -> None:
     r = router(QueueSettings("all", Strategy.RING_ALL), QueueSettings("q"))
     r.handle(ContactArrived("c1", "all", 5), 5)
@@ -179,6 +187,15 @@ def test_a_phone_that_rejects_at_once_is_not_hammered() -> None:
     assert r.deadline() == 105
     assert offered(r.handle(TimeAdvanced(), 104.9)) == []
     assert offered(r.handle(TimeAdvanced(), 105)) == [("c0", "a")]
+
+
+def test_an_agent_who_was_away_needs_no_rest() -> None:
+    r = router(QueueSettings("q", no_answer=NoAnswer.READY), agents=(AgentSettings("a", auto_ready=True),))
+    r.handle(AgentReachable("a", reachable=True), 0)
+    r.handle(ContactArrived("c1", "q", 1), 1)
+    r.handle(OfferFailed("c1", "a", Failure.NO_ANSWER), 2)
+    r.handle(AgentReachable("a", reachable=False), 3)
+    assert offered(r.handle(AgentReachable("a", reachable=True), 4)) == [("c1", "a")]
 
 
 # --- time ------------------------------------------------------------------------------------
