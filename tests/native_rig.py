@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
+from adapters.native.legs import Link
 from adapters.native.settings import AgentSettings, NativeSettings, TrunkSettings
 from adapters.native.telephony import NativeTelephony
 from adapters.native.workers import keep_connected
@@ -200,6 +201,8 @@ class FakeWorker:
             self.say(media.LegOpened(command.leg, self._next_port))
         elif isinstance(command, media.CloseLeg):
             self._close(command.leg)
+        elif isinstance(command, media.LoadPrompt):
+            self.say(media.PromptLoaded(command.prompt, 1000))
         elif isinstance(command, media.Play):
             self._end_play(command.leg)
             self.plays[command.leg] = command.play
@@ -242,6 +245,19 @@ class Rig:
         self.port = port
         self.inbox = inbox
         self.worker: FakeWorker | None = None
+        self.attached = asyncio.Event()  # the real worker is there
+
+    # --- WorkerUser -----------------------------------------------------------------------
+
+    def attach_worker(self, name: str, address: str, link: Link, welcome: media.Welcome) -> None:
+        self.telephony.attach_worker(name, address, link, welcome)
+        self.attached.set()
+
+    def on_worker_event(self, name: str, event: media.Event) -> None:
+        self.telephony.on_worker_event(name, event)
+
+    def on_worker_lost(self, name: str) -> None:
+        self.telephony.on_worker_lost(name)
 
     def number(self, user: str) -> str:
         return f"sip:{user}@127.0.0.1:{self.port}"
@@ -321,9 +337,7 @@ async def real_worker(rig: Rig, tmp_path: Path, *, pairs: int = 50) -> AsyncIter
         *("--socket", path, "--address", "127.0.0.1", "--ports", f"{first}-{first + pairs * 2 - 1}"),
         stderr=asyncio.subprocess.DEVNULL,
     )
-    link = asyncio.create_task(
-        keep_connected(rig.telephony, name="worker-0", path=path, address="127.0.0.1", engine_name="test")
-    )
+    link = asyncio.create_task(keep_connected(rig, name="worker-0", path=path, address="127.0.0.1", engine_name="test"))
     try:
         yield
     finally:

@@ -212,7 +212,7 @@ def test_hang_up_before_the_ack_waits_for_it() -> None:
 
 
 def test_delayed_offer_is_answered_in_the_ack() -> None:
-    caller, called, link = make_nodes()
+    _, called, link = make_nodes()
     replies = link.raw(called, raw_request("INVITE", b"", branch="z9hG4bKd1"))
     b = session_of(called)
     assert b.offered == b""
