@@ -21,9 +21,11 @@ from config.problems import Key, KeyPath, Problem, key_text, shown
 MAX_BYTES = 4 << 20
 MAX_VALUES = 500_000
 MAX_DEPTH = 32
+_MAX_OPEN_BRACKETS = 500
 
 Value = None | bool | int | float | str | list[Any] | dict[str, Any]
 
+_BRACKET = re.compile(r"[\[\]{}]")
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]{1,4000}|0o[0-7]{1,4000}|0x[0-9a-fA-F]{1,4000}")
@@ -64,6 +66,10 @@ def parse(text: str) -> tuple[Source, list[Problem]]:
         return Source(None, {}), [
             _whole(f"the document is larger than {MAX_BYTES >> 20} MiB", "split it or shorten it")
         ]
+    deep = _bracket_depth_exceeded(text)
+    if deep is not None:
+        line, column = text.count("\n", 0, deep) + 1, deep - text.rfind("\n", 0, deep)
+        return Source(None, {}), [_too_deep((), line, column)]
     try:
         root = YAML(typ="rt", pure=True).compose(text)
     except MarkedYAMLError as exc:
@@ -77,6 +83,19 @@ def parse(text: str) -> tuple[Source, list[Problem]]:
     reader = _Reader()
     value = reader.read(root, ()) if root is not None else None
     return Source(value, reader.positions), reader.problems
+
+
+def _bracket_depth_exceeded(text: str) -> int | None:
+    """Where more brackets are open than any document needs; the parser's time grows with their square.
+
+    Counted without regard to quotes: a right text stays far below the limit either way.
+    """
+    depth = 0
+    for found in _BRACKET.finditer(text):
+        depth = depth + 1 if found[0] in "[{" else max(depth - 1, 0)
+        if depth > _MAX_OPEN_BRACKETS:
+            return found.start()
+    return None
 
 
 def _whole(message: str, remedy: str) -> Problem:
