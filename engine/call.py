@@ -28,13 +28,14 @@ class CallState(StrEnum):
 
 @dataclass(slots=True)
 class Leg:
-    """One party's connection. `agent_id` is set on legs that we originated."""
+    """One party's connection. `agent_id` is set on legs that we originated; `lost`: the phone dropped off."""
 
     leg_id: LegId
     side: Side
     agent_id: AgentId | None = None
     answered: bool = False
     held: bool = False
+    lost: bool = False
 
 
 @dataclass(slots=True)

@@ -126,7 +126,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _call(arguments: argparse.Namespace) -> int:
-    from engine.start import make_test_call
+    from engine.start.phones import make_test_call
     from engine.telephony import is_dtmf
     from engine.testphone import CallPlan
 
@@ -137,7 +137,7 @@ def _call(arguments: argparse.Namespace) -> int:
     if not is_dtmf(arguments.dtmf):
         return _usage(f"{arguments.dtmf!r} has characters that no phone key has; use 0-9 * # A-D")
     plan = CallPlan(
-        uri=arguments.uri if ":" in arguments.uri else f"sip:{arguments.uri}",
+        uri=arguments.uri if arguments.uri.lower().startswith(("sip:", "sips:")) else f"sip:{arguments.uri}",
         caller_number=arguments.caller,
         caller_name=arguments.name,
         play=arguments.play,
@@ -149,7 +149,7 @@ def _call(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from engine.start import run_demo
+    from engine.start.phones import run_demo
 
     return asyncio.run(run_demo(arguments.config, arguments.data, arguments.duration, arguments.seed))
 

@@ -57,9 +57,6 @@ from routing.router import Router
 
 log = logging.getLogger("murima.call")
 
-CONNECTION_LOST = "connection-lost"
-"""Break reason of an agent whose phone dropped off the network in a call."""
-
 _FAILURES = {
     EndCause.NO_ANSWER: Failure.NO_ANSWER,
     EndCause.REJECTED: Failure.REJECTED,
@@ -329,10 +326,11 @@ class CallControl:
         if call is None:
             return
         leg = call.legs.pop(event.leg_id)
+        leg.lost = event.cause is EndCause.MEDIA_LOST
         if leg.side == "caller":
             self._end(call, event.cause, by="caller", status=event.status, detail=event.detail)
         elif leg is call.agent:
-            self._agent_gone(call, leg, event)
+            self._end(call, event.cause, by="agent", status=event.status, detail=event.detail)
         elif leg.agent_id is not None and call.offers.get(leg.agent_id) is leg:
             del call.offers[leg.agent_id]
             failure = _FAILURES.get(event.cause, Failure.FAILED)
@@ -345,12 +343,6 @@ class CallControl:
             self._route(OfferFailed(call.call_id, leg.agent_id, failure))
         if not call.legs:
             self._forget(call)
-
-    def _agent_gone(self, call: Call, leg: Leg, event: ev.LegEnded) -> None:
-        if event.cause is EndCause.MEDIA_LOST and leg.agent_id is not None:
-            # Asked for before the conversation ends, so that no other caller is offered to a dead phone.
-            self._route(AgentStateAsked(leg.agent_id, AgentState.BREAK, CONNECTION_LOST))
-        self._end(call, event.cause, by="agent", status=event.status, detail=event.detail)
 
     def _on_held(self, event: ev.LegHeld) -> None:
         call = self._call_by_leg.get(event.leg_id)
@@ -534,11 +526,11 @@ class CallControl:
 
     def _leave_router(self, call: Call) -> None:
         if call.agent is not None and call.agent.agent_id is not None:
-            self._route(ConversationEnded(call.call_id, call.agent.agent_id))
+            self._route(ConversationEnded(call.call_id, call.agent.agent_id, phone_lost=call.agent.lost))
         call.offers.clear()
         self._route(ContactLeft(call.call_id))
         if call.source.agent_id is not None:
-            self._route(ConversationEnded(call.call_id, call.source.agent_id))
+            self._route(ConversationEnded(call.call_id, call.source.agent_id, phone_lost=call.caller_leg.lost))
 
     def _forget(self, call: Call) -> None:
         """The last leg has ended: nothing of the call is left."""

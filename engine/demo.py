@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 from rich.console import Console, Group
@@ -31,9 +31,11 @@ from config.schema import Document, ToQueue
 from engine import events as ev
 from engine.events import AgentId, CallId, LegId, Party, PlayId
 from engine.identity import new_id
+from engine.python import child_environment, module
 from engine.telephony import Originate, Telephony
 
 DEMO_USER = "demo"
+_READY_S = 60.0
 CALLER_SPEECH = "caller-speech"
 AGENT_SPEECH = "agent-speech"
 
@@ -98,6 +100,68 @@ def queue_numbers(document: Document) -> list[str]:
         return then is not None and not isinstance(then, str) and leads(then)
 
     return [number for number, action in document.numbers.items() if not number.startswith("~") and leads(action)]
+
+
+# --- the server it shows ------------------------------------------------------------------
+
+
+class ServerError(Exception):
+    """The served murima did not come up; `str()` says why."""
+
+
+class Server:
+    """`murima serve` as a child, its log in the folder; an async context, ready when entered.
+
+    Raises:
+        ServerError: it ended, or was not ready in time; with the end of its log.
+    """
+
+    def __init__(self, config: Path, folder: Path, base_url: str) -> None:
+        self._config = config
+        self._folder = folder
+        self._base_url = base_url
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        arguments = ("serve", "--config", str(self._config), "--data", str(self._folder / "data"))
+        with self._log.open("wb") as out:
+            self._process = await asyncio.create_subprocess_exec(
+                *module("engine.cli", *arguments),
+                env=child_environment(),
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        try:
+            await self._ready(self._process)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        await self._process.wait()
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "murima.log"
+
+    async def _ready(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            async with asyncio.timeout(_READY_S), aiohttp.ClientSession(self._base_url) as http:
+                while process.returncode is None:
+                    with contextlib.suppress(aiohttp.ClientError):
+                        async with http.get("/readyz") as answer:
+                            if answer.status == 200:
+                                return
+                    await asyncio.sleep(0.1)  # readiness can only be asked for
+        except TimeoutError:
+            pass
+        tail = "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-10:])
+        raise ServerError(f"the server did not become ready:\n{tail}")
 
 
 # --- the people ---------------------------------------------------------------------------

@@ -98,7 +98,7 @@ class Desk:
         status = self._control.router.agent(agent_id)
         if status is None:
             raise NotFoundError(f"there is no agent {agent_id}")
-        if state is AgentStateRequest.READY and not status.reachable:
+        if state is AgentStateRequest.READY and not status.has_phone:
             raise ConflictError(f"the phone of {agent_id} is not registered; register it, then ask for ready")
         self._control.ask_agent_state(agent_id, AgentState(state), reason)
         status = self._control.router.agent(agent_id)

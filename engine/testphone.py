@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 import soundfile
 
@@ -17,14 +17,6 @@ from engine.telephony import Originate, Telephony
 
 PROMPT = "speech"
 CALLEE = AgentId("callee")
-
-
-class PhoneSet(Protocol):
-    """A Telephony provider of its own, with a media worker, for phones that test others."""
-
-    telephony: Telephony
-
-    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,4 @@
-"""The start-up module: joins the parts. It alone may name concrete adapters.
-
-`python -m engine.start --config FILE --data DIR` is the engine process, a child
-of the supervisor, which hands it the listening sockets. The test phone and the
-demo build their phones here, too.
-"""
+"""The engine process: every part of it, joined."""
 
 from __future__ import annotations
 
@@ -15,15 +10,12 @@ import os
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import uvloop
 
-from adapters.native.settings import AgentSettings as PhoneSettings
-from adapters.native.settings import NativeSettings, TrunkSettings
 from adapters.native.telephony import NativeTelephony
 from adapters.native.workers import keep_connected
 from adapters.sip.access import AccessPolicy
@@ -34,118 +26,27 @@ from adapters.sip.transport import SipTransport
 from adapters.store.recorder import EventRecorder
 from adapters.store.records import PostgresRecords
 from config.loader import Loaded, load
-from config.numbers import DialPlan
 from config.problems import ConfigurationError
-from config.schema import Agent, Document, Password, Role
-from config.secrets import ALGORITHMS, sip_ha1
 from engine import listeners
 from engine import log as logs
-from engine.api import Account, ApiSettings, HashedAccounts, Identity, create_app, serve
+from engine.api import ApiSettings, HashedAccounts, create_app, serve
 from engine.bus import EventBus
 from engine.clock import SystemClock
-from engine.control import CallControl, ControlSettings, QueueCare
+from engine.control import CallControl
 from engine.data_folder import DataFolder
 from engine.desk import Desk
-from engine.events import AgentId, EndCause, EngineStarted, LegEvent
+from engine.events import EndCause, EngineStarted, LegEvent
 from engine.identity import new_id
 from engine.operations import ComponentHealth
+from engine.start.settings import control_settings, kept_secret, native_settings, web_accounts
 from engine.timer import DeadlineTimer
-from routing.model import AgentSettings, NoAnswer, QueueSettings, RoutingError, RoutingSettings, Strategy
+from routing.model import RoutingError
 
 log = logging.getLogger("murima.engine")
 
 _GOODBYE_S = 2.0  # for the last BYEs, reports and recordings
 _LOOK_AGAIN_S = 0.2  # the end of a leg's media is not a log event
 _FIXED = ("media", "http")  # sections that the supervisor reads once
-
-
-# --- from the document to what each part wants --------------------------------------------
-
-
-def control_settings(document: Document) -> ControlSettings:
-    """What call control and the router take from a document."""
-    return ControlSettings(
-        dial_plan=DialPlan(document.numbers),
-        routing=RoutingSettings(
-            agents=tuple(
-                AgentSettings(
-                    agent_id=agent.id,
-                    skills=dict(agent.skills),
-                    auto_ready=agent.auto_ready,
-                    fixed_contact=agent.contact is not None,
-                )
-                for agent in document.agents
-            ),
-            queues=tuple(
-                QueueSettings(
-                    queue_id=queue.id,
-                    strategy=Strategy(queue.strategy),
-                    members=queue.members,
-                    requires=dict(queue.requires),
-                    ring_timeout_s=float(queue.ring_timeout_s),
-                    wrap_up_s=float(queue.wrap_up_s),
-                    no_answer=NoAnswer(queue.no_answer),
-                )
-                for queue in document.queues
-            ),
-        ),
-        queues={queue.id: QueueCare(music=queue.music, record=queue.record) for queue in document.queues},
-    )
-
-
-def web_accounts(document: Document) -> list[Account]:
-    """Who may log in over HTTP: users by name, agents by id."""
-
-    def account(identity: Identity, password: Password) -> Account:
-        return Account(
-            identity,
-            password_hash=password.argon2id.get_secret_value() if password.argon2id else "",
-            password=password.plain.get_secret_value() if password.plain else "",
-        )
-
-    return [
-        *(account(Identity(user.username, user.role), user.password) for user in document.users),
-        *(account(Identity(agent.id, Role.AGENT, AgentId(agent.id)), agent.password) for agent in document.agents),
-    ]
-
-
-def native_settings(document: Document, recordings: Path) -> NativeSettings:
-    """What SIP and the media workers take from a document."""
-
-    def hashes(agent: Agent) -> dict[str, str]:
-        found = ((algorithm, sip_ha1(agent, document.domain, algorithm)) for algorithm in ALGORITHMS)
-        return {algorithm: ha1 for algorithm, ha1 in found if ha1 is not None}
-
-    return NativeSettings(
-        domain=document.domain,
-        trunks=tuple(
-            TrunkSettings(trunk.name, tuple(str(network) for network in trunk.match)) for trunk in document.sip.trunks
-        ),
-        agents=tuple(PhoneSettings(agent.id, hashes(agent), agent.contact) for agent in document.agents),
-        prompts={name: str(path) for name, path in document.prompts.items()},
-        recordings=str(recordings),
-    )
-
-
-def kept_secret(folder: DataFolder, name: str) -> bytes:
-    """A random key of 32 bytes that stays the same over restarts, in a file that only we may read."""
-    path = folder.root / "secrets" / name
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        key = path.read_bytes()
-        if len(key) == 32:
-            return key
-        path.unlink()  # cut short by a full disk: a new key only means logging in again
-        return kept_secret(folder, name)
-    key = secrets.token_bytes(32)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-    return key
-
-
-# --- the engine process -------------------------------------------------------------------
 
 
 class Engine:
@@ -341,7 +242,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

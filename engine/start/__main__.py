@@ -1,0 +1,7 @@
+"""Runs the engine process."""
+
+import sys
+
+from engine.start.process import main
+
+sys.exit(main())
