@@ -272,7 +272,8 @@ class Shadowed:
                 assert status is not None
                 if not self.history:
                     self.agents[agent_settings.agent_id].state = status.state
-                    self.agents[agent_settings.agent_id].idle_since = self.now
+                    if status.state is AgentState.READY:
+                        self.agents[agent_settings.agent_id].idle_since = self.now
             else:
                 agent.settings = agent_settings
 
