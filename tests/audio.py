@@ -18,7 +18,7 @@ Kind = TypeVar("Kind", bound=np.generic)
 # Quieter than this (rms of a frame, full scale 32768) counts as silence: far above the idle
 # noise of G.711 (8), far below speech (1000 and more).
 SILENCE_RMS = 60.0
-_SEGMENT_S = 0.5
+_SEGMENT_S = 0.25
 _SLIP_S = 0.1
 
 
@@ -44,7 +44,7 @@ def save_wav(path: Path, samples: Samples, rate: int) -> Path:
 def align_and_correlate(reference: Samples, captured: Samples, rate: int) -> Match:
     """Find the reference in the captured sound and say how alike they are.
 
-    The whole is aligned first, then each half second of the reference by
+    The whole is aligned first, then each quarter second of the reference by
     itself within ±100 ms, because each phone has a clock and a jitter buffer
     of its own. What was lost lowers the correlation; a change of loudness
     alone does not.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import signal
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +43,7 @@ audec_format s16
 audio_buffer 20-160
 rtp_ports {rtp_first}-{rtp_last}
 rtcp_mux no
-jitter_buffer_delay 2-5
+jitter_buffer_delay 4-10
 rtp_stats no
 call_local_timeout 120
 call_max_calls 4
@@ -199,17 +198,9 @@ class Baresip:
         await self.events.end()
 
     async def _registered(self) -> None:
-        """Wait until the registrar has accepted; the event for it may come before we are connected."""
-        info = ""
-        try:
-            async with asyncio.timeout(10):
-                while not re.search(r"\bOK\b", info):
-                    await asyncio.sleep(0.05)  # can only be asked for
-                    info = await self.command("reginfo")
-                    if re.search(r"\bERR\b", info):
-                        raise PeerError(f"baresip was refused registration: {info}\n{self._process.tail()}")
-        except TimeoutError:
-            raise PeerError(f"baresip did not register: {info}\n{self._process.tail()}") from None
+        event = await self.events.expect(("register_ok", "register_fail"))
+        if event["kind"] == "register_fail":
+            raise PeerError(f"baresip was refused registration: {event.get('param')}")
 
     async def command(self, name: str, parameters: str = "") -> str:
         """Run a baresip command (`help` lists them); returns what it prints.

@@ -38,16 +38,18 @@ class Events:
             self._ended = True
             self._changed.notify_all()
 
-    async def expect(self, kind: str, timeout_s: float = 10.0, **fields: object) -> Event:
-        """Wait for an event of this kind with these fields; earlier others stay for later.
+    async def expect(self, kind: str | tuple[str, ...], timeout_s: float = 10.0, **fields: object) -> Event:
+        """Wait for an event of this kind (or of one of these) with these fields; earlier others stay for later.
 
         Raises:
             PeerError: it did not come in time.
         """
 
+        kinds = (kind,) if isinstance(kind, str) else kind
+
         def find() -> Event | None:
             for event in self._pending:
-                if event["kind"] == kind and all(event.get(key) == value for key, value in fields.items()):
+                if event["kind"] in kinds and all(event.get(key) == value for key, value in fields.items()):
                     return event
             return None
 
@@ -57,7 +59,7 @@ class Events:
                     await self._changed.wait_for(lambda: find() is not None or self._ended)
             event = find()
             if event is None:
-                wanted = " ".join([kind, *(f"{key}={value!r}" for key, value in fields.items())])
+                wanted = " ".join([" or ".join(kinds), *(f"{key}={value!r}" for key, value in fields.items())])
                 state = "ended" if self._ended else f"did not within {timeout_s} s"
                 raise PeerError(f"{self._name}: expected {wanted}; it {state}. Seen: {'; '.join(self._seen) or 'none'}")
             self._pending.remove(event)
