@@ -55,6 +55,7 @@ def settings(wrap_up_s: float = 0.0) -> ControlSettings:
             ),
         ),
         queues={"support": QueueCare(music="music", record=True), "all": QueueCare()},
+        supervising_trunks=frozenset({"boss"}),
     )
 
 
@@ -224,10 +225,11 @@ def test_numbers_do_what_they_say() -> None:
     assert w.phones.legs[short].ended
 
 
-def test_supervision_numbers_are_refused_as_unsupported() -> None:
+def test_supervision_numbers_are_refused_as_forbidden_or_not_there_yet() -> None:
     w = World()
-    _, caller = w.phones.dial("8a0001")
-    assert ("reject unsupported", caller) in w.phones.log
+    for source, refusal in ({}, "forbidden"), ({"agent_id": "a0002"}, "forbidden"), ({"trunk": "boss"}, "unsupported"):
+        _, caller = w.phones.dial("8a0001", **source)
+        assert (f"reject {refusal}", caller) in w.phones.log
 
 
 def test_direct_call_is_answered_when_the_agent_answers() -> None:
