@@ -224,6 +224,7 @@ def _contact(message: Message) -> SipUri | None:
     if not message.has("contact"):
         return None
     contacts = message.contacts
-    if not contacts or not isinstance(contacts[0].uri, SipUri):
+    uri = contacts[0].uri if contacts else None
+    if not isinstance(uri, SipUri) or uri.scheme == "tel":
         raise PeerError("Contact is not a SIP URI")
-    return contacts[0].uri
+    return uri

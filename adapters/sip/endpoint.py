@@ -32,6 +32,7 @@ from adapters.sip.session import (
     SessionState,
 )
 from adapters.sip.transaction import (
+    TIMEOUT,
     ClientTransaction,
     Flow,
     PassUp,
@@ -67,7 +68,7 @@ class SessionIncoming:
 
 @dataclass(frozen=True, slots=True)
 class RegistrationChanged:
-    """A user's first phone registered, or the last one went."""
+    """A user's phone registered, for the first time or again, or the last one went."""
 
     user: str
     reachable: bool
@@ -107,7 +108,7 @@ class Endpoint:
         self.counters: Counter[str] = Counter()
         self._network = network
         self._new_token = new_token
-        self._layer = layer or TransactionLayer()
+        self._layer = TransactionLayer() if layer is None else layer
         self._sessions: dict[tuple[str, str], Session] = {}
         self._schedule: Schedule[Session] = Schedule()
         self._max_sessions = max_sessions
@@ -265,9 +266,9 @@ class Endpoint:
         session.reinvite(sdp, now)
         return self._take()
 
-    def probe(self, session: Session, now: float) -> list[Effect]:
-        """Ask whether the far side is still there; SessionProbed follows."""
-        session.probe(now)
+    def probe(self, session: Session, now: float, timeout_s: float = TIMEOUT) -> list[Effect]:
+        """Ask whether the far side is still there; SessionProbed follows, after `timeout_s` at the latest."""
+        session.probe(timeout_s, now)
         return self._take()
 
     def replace_policy(self, policy: AccessPolicy, users: Iterable[str]) -> list[Effect]:
