@@ -298,7 +298,9 @@ class Leg:
         _pack(_BUFFER, start, rtp.PLAIN, payload_type | (rtp.MARKER if marker else 0), sequence, timestamp, target.ssrc)
         if place != rtp.LATE:
             target.out_sequence = sequence
-            if timestamp != target.out_timestamp:  # packets of one event share the time of its beginning
+            if (
+                timestamp != target.out_timestamp or target.out_time == 0.0
+            ):  # packets of one event share the time of its beginning
                 target.out_timestamp = timestamp
                 target.out_time = now
         try:
