@@ -405,7 +405,7 @@ async def test_silent_phone_is_asked_again_and_again(faked: Scene) -> None:
     await faked.trunk.inbox.wait(SessionReoffered)
     assert not faked.rig.inbox.of(LegEnded)
     faked.trunk.endpoint.forget(caller)
-    assert (await faked.ended(incoming.leg_id)).cause is EndCause.MEDIA_LOST
+    assert (await faked.ended(incoming.leg_id)).cause is EndCause.FAILED
 
 
 async def test_audio_that_comes_back_ends_the_questions(faked: Scene) -> None:
@@ -420,12 +420,23 @@ async def test_audio_that_comes_back_ends_the_questions(faked: Scene) -> None:
     assert (await faked.rig.inbox.wait(LegEnded)).leg_id == leg_id  # the caller's would have come first
 
 
-async def test_phone_that_forgot_the_call_is_media_lost(faked: Scene) -> None:
+async def test_phone_that_forgot_the_call_ends_it(faked: Scene) -> None:
     incoming, caller, _, _ = await faked.talking()
     faked.trunk.endpoint.forget(caller)
     faked.worker.say(media.MediaSilent(incoming.leg_id, 30_000))
     ended = await faked.ended(incoming.leg_id)
-    assert (ended.cause, ended.status) == (EndCause.MEDIA_LOST, 481)
+    assert (ended.cause, ended.status) == (EndCause.FAILED, 481)
+
+
+async def test_phone_that_dropped_off_the_network_is_media_lost(faked: Scene, tmp_path: Path) -> None:
+    contact = f"sip:a0001@{faked.agent.host}:{faked.agent.port}"
+    old = settings(tmp_path, trunk=faked.trunk.host, contacts={AGENT: contact})
+    faked.rig.telephony.reconfigure(replace(old, probe_timeout_s=0.3))
+    _, _, leg_id, _ = await faked.talking()
+    await faked.agent.close()
+    faked.worker.say(media.MediaSilent(leg_id, 30_000))
+    ended = await faked.ended(leg_id)
+    assert (ended.cause, ended.status) == (EndCause.MEDIA_LOST, None)
 
 
 async def test_draining_refuses_new_calls_and_keeps_old_ones(faked: Scene) -> None:

@@ -264,19 +264,19 @@ def test_second_offer_while_one_waits_is_refused() -> None:
 
 def test_probe_tells_a_living_phone_from_a_dead_one() -> None:
     pair = talking()
-    pair.called.carry_out(pair.called.endpoint.probe(pair.b, pair.link.now))
+    pair.called.carry_out(pair.called.endpoint.probe(pair.b, pair.link.now, 4.0))
     pair.link.run()
     assert pair.called.take() == [SessionProbed(pair.b, alive=True, status=200)]
     pair.link.fate = lambda _: []
-    pair.called.carry_out(pair.called.endpoint.probe(pair.b, pair.link.now))
-    pair.link.run(pair.link.now + 33)
+    pair.called.carry_out(pair.called.endpoint.probe(pair.b, pair.link.now, 4.0))
+    pair.link.run(pair.link.now + 4.1)
     assert pair.called.take() == [SessionProbed(pair.b, alive=False, status=None)]
 
 
 def test_peer_that_forgot_the_dialog_is_noticed() -> None:
     pair = talking()
     pair.caller.endpoint.forget(pair.a)
-    pair.called.carry_out(pair.called.endpoint.probe(pair.b, pair.link.now))
+    pair.called.carry_out(pair.called.endpoint.probe(pair.b, pair.link.now, 4.0))
     pair.link.run()
     assert pair.called.take() == [SessionProbed(pair.b, alive=False, status=481)]
     pair.called.carry_out(pair.called.endpoint.reinvite(pair.b, SDP, pair.link.now))
