@@ -85,10 +85,16 @@ class OfferFailed:
 
 @dataclass(frozen=True, slots=True)
 class ConversationEnded:
-    """Agent and contact parted; also ends what AgentOccupied began. Not in that conversation: ignored."""
+    """Agent and contact parted; also ends what AgentOccupied began. Not in that conversation: ignored.
+
+    Attributes:
+        phone_lost: the agent's phone no longer replies: the agent is unreachable afterwards,
+            as after an offer that failed for that reason.
+    """
 
     contact_id: str
     agent_id: str
+    phone_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,11 @@ class Presence:
         if agent.state not in _IN_CALL and agent.state is not AgentState.WRAP_UP:
             self.release(agent, Reason.REACHABLE)
 
+    def lose_phone(self, agent: Agent) -> None:
+        """The phone did not reply: nobody rings there until it registers, or a person asks. `release` follows."""
+        agent.silent = True
+        agent.lost = not agent.settings.auto_ready
+
     # --- the settings ----------------------------------------------------------------------
 
     def admit(self, settings: AgentSettings) -> Agent:

@@ -14,7 +14,7 @@ class Agent:
     Attributes:
         asked, asked_reason: the state to return to when calls and wrap-up are over.
         registered: the phone has a registration.
-        silent: the phone was unreachable when an offer was tried.
+        silent: the phone did not reply, to an offer or in a conversation.
         lost: the phone vanished from an agent who must ask for calls anew.
         idle_since: when the agent became free for the strategies; kept while
             ringing, so that an offer withdrawn costs no place.

@@ -266,8 +266,7 @@ class Router:
         reason = _REASON[failure]
         lane = contact.lane
         if failure is Failure.UNREACHABLE:
-            agent.silent = True
-            agent.lost = not agent.settings.auto_ready
+            self._presence.lose_phone(agent)
         elif lane is None:
             agent.silent = agent.silent and failure not in _PHONE_SPOKE
         else:
@@ -315,10 +314,15 @@ class Router:
         agent = self._presence.agents.get(event.agent_id)
         if agent is None or agent.state is not AgentState.TALKING:
             return
-        if agent.other_call == event.contact_id:
+        contact = agent.contact
+        if event.contact_id != (agent.other_call if contact is None else contact.contact_id):
+            return
+        if event.phone_lost:
+            self._presence.lose_phone(agent)
+        if contact is None:
             self._presence.release(agent, Reason.CALL_ENDED)
-        elif agent.contact is not None and agent.contact.contact_id == event.contact_id:
-            self._end_conversation(agent.contact, agent)
+        else:
+            self._end_conversation(contact, agent)
 
     def _end_conversation(self, contact: Contact, agent: Agent) -> None:
         if contact.wrap_up_s > 0:
@@ -467,6 +471,7 @@ def _agent_status(agent: Agent) -> AgentStatus:
         reason=agent.reason,
         since=agent.since,
         reachable=agent.reachable,
+        has_phone=agent.has_phone,
         contact_id=agent.contact.contact_id if agent.contact else agent.other_call,
         queues=tuple(lane.queue_id for lane in agent.lanes),
         asked=agent.asked,

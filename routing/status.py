@@ -13,6 +13,8 @@ class AgentStatus:
 
     Attributes:
         since: when the state began, on the router's clock.
+        reachable: there is an address to call, and it has not just failed to reply.
+        has_phone: there is an address to call.
         contact_id: the contact that rings or talks.
         queues: the queues the agent may serve.
         asked: the state the agent returns to when calls and wrap-up are over.
@@ -23,6 +25,7 @@ class AgentStatus:
     reason: str
     since: float
     reachable: bool
+    has_phone: bool
     contact_id: str | None
     queues: tuple[str, ...]
     asked: AgentState

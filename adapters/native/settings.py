@@ -44,6 +44,8 @@ class NativeSettings:
         prompts: path of the audio file by name.
         recordings: folder for `CALLID.wav`.
         probe_silent_legs: ask a phone whose audio stopped if it is still there.
+        probe_timeout_s: a phone that has not replied after this is gone; long enough for
+            four repetitions over UDP.
     """
 
     domain: str
@@ -52,6 +54,7 @@ class NativeSettings:
     prompts: Mapping[str, str]
     recordings: str
     probe_silent_legs: bool = True
+    probe_timeout_s: float = 4.0
 
     def policy(self, verifier: DigestVerifier) -> AccessPolicy:
         """Who may call and register.

@@ -552,13 +552,19 @@ class NativeTelephony:
     def _probe(self, leg: Leg) -> None:
         leg.probe_timer = None
         if leg.session is not None and leg.leg_id in self._legs:
-            self._run(self._endpoint.probe(leg.session, self._carrier.clock()))
+            timeout_s = self._settings.probe_timeout_s
+            self._run(self._endpoint.probe(leg.session, self._carrier.clock(), timeout_s))
 
     def _on_probed(self, leg: Leg, event: SessionProbed) -> None:
-        if not event.alive:
+        if leg.silent_s == 0:
+            return  # its audio is back
+        if event.status == 481:
+            leg.status = event.status
+            self._drop(leg, EndCause.FAILED, "the phone has forgotten the call")
+        elif not event.alive:
             leg.status = event.status
             self._drop(leg, EndCause.MEDIA_LOST, "the phone does not answer")
-        elif leg.silent_s > 0 and leg.probe_timer is None:
+        elif leg.probe_timer is None:
             leg.probe_timer = self._loop.call_later(leg.silent_s, lambda: self._probe(leg))
 
     def _on_resumed(self, leg: Leg) -> None:

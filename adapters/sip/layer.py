@@ -110,10 +110,9 @@ class TransactionLayer:
         return self._settle(tx, tx.on_response(response, now))
 
     def give_up_at(self, tx: ClientTransaction, deadline: float) -> None:
-        """Wait for the final response of a cancelled INVITE no longer than this."""
-        if isinstance(tx, InviteClientTransaction):
-            tx.give_up_at(deadline)
-            self._schedule.update(tx)
+        """Wait for the final response to a request (an INVITE: a cancelled one) no longer than this."""
+        tx.give_up_at(deadline)
+        self._schedule.update(tx)
 
     # --- time and transport ---------------------------------------------------------------
 

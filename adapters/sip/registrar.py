@@ -58,7 +58,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Reachability:
-    """A user's first binding came, or its last one went."""
+    """A user's phone registered (its first binding, or a refresh), or the last one went."""
 
     user: str
     reachable: bool
@@ -123,7 +123,9 @@ class Registrar:
             binding.sip_call_id, binding.cseq = call_id, cseq
             fresh.append(binding)
             self._schedule.update(binding)
-        return self._replace(user, fresh) if contacts else []
+        events = self._replace(user, fresh) if contacts else []
+        # A refresh is news, too: the phone may have been given up meanwhile.
+        return events if events or not kept else [Reachability(user, reachable=True)]
 
     def contact_values(self, user: str, now: float) -> list[str]:
         """Contact values for the 200: each binding with the seconds it has left."""

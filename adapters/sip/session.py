@@ -560,14 +560,14 @@ class Session:
         if response.status in (408, 481):
             self._lose(now, response.status)
 
-    def probe(self, now: float) -> None:
+    def probe(self, timeout_s: float, now: float) -> None:
         """Ask within the dialog whether the far side is still there; SessionProbed follows."""
         dialog = self.dialog
         if self.state is not SessionState.CONFIRMED or dialog is None:
             return
         request = dialog.request("OPTIONS", self._core.via(dialog.flow))
         request.set("accept", SDP)
-        self._core.open(request, dialog.flow, self, now)
+        self._core.give_up_at(self._core.open(request, dialog.flow, self, now), now + timeout_s)
 
     def _on_probe(self, status: int | None) -> None:
         if self.state is SessionState.CONFIRMED:

@@ -313,6 +313,15 @@ class ClientTransaction(Transaction):
         self._end_at = now + TIMEOUT
 
     FIRST: ClassVar[State] = State.CALLING
+    SHORTENED: ClassVar[frozenset[State]] = frozenset({State.PROCEEDING})
+
+    def give_up_at(self, deadline: float) -> None:
+        """Wait for the final response no longer than this; without effect once it is here.
+
+        An INVITE must have had its first response, so that it was cancelled (RFC 3261 9.1).
+        """
+        if self.state in self.SHORTENED:
+            self._end_at = deadline
 
     def start(self) -> list[Effect]:
         """The first sending of the request."""
@@ -346,11 +355,6 @@ class InviteClientTransaction(ClientTransaction):
         (State.COMPLETED, Kind.TIMEOUT): _GONE,
     }
 
-    def give_up_at(self, deadline: float) -> None:
-        """After a CANCEL: do not wait longer than this for the final response (RFC 3261 9.1)."""
-        if self.state is State.PROCEEDING:
-            self._end_at = deadline
-
 
 class NonInviteClientTransaction(ClientTransaction):
     """Non-INVITE client transaction (RFC 3261 17.1.2)."""
@@ -358,6 +362,7 @@ class NonInviteClientTransaction(ClientTransaction):
     __slots__ = ()
 
     FIRST: ClassVar[State] = State.TRYING
+    SHORTENED: ClassVar[frozenset[State]] = frozenset({State.TRYING, State.PROCEEDING})
     TABLE: ClassVar[Table] = {
         (State.TRYING, Kind.RESEND): (State.TRYING, (repeat, double_up_to_t2)),
         (State.TRYING, Kind.TIMEOUT): _CLIENT_TIMED_OUT,

@@ -303,7 +303,7 @@ def test_hold_plays_music_to_the_other_side() -> None:
     assert w.control.calls[call_id].state is CallState.TALKING
 
 
-def test_agent_who_drops_off_the_network_goes_to_break_and_gets_no_further_call() -> None:
+def test_agent_who_drops_off_the_network_gets_no_further_call_until_the_phone_is_back() -> None:
     w = World()
     w.control.ask_agent_state(AgentId("a0002"), AgentState.OFFLINE, "")
     w.phones.dial("500")
@@ -311,7 +311,9 @@ def test_agent_who_drops_off_the_network_goes_to_break_and_gets_no_further_call(
     w.phones.pick_up(agent)
     w.phones.dial("500")  # waits
     w.phones.end(agent, EndCause.MEDIA_LOST)
-    assert w.state("a0001") == (AgentState.BREAK, "connection-lost")
+    assert w.state("a0001") == (AgentState.OFFLINE, "unreachable")
+    w.control.on_leg_event(ev.AgentReachability(AgentId("a0001"), reachable=True))
+    assert w.state("a0001")[0] is AgentState.RINGING
 
 
 def test_operator_hangs_up() -> None:

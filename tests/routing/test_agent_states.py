@@ -83,8 +83,8 @@ class World:
     def fail(self, reason: Failure, queue_id: str = "q") -> World:
         return self.ring(queue_id).send(OfferFailed("c", "a", reason))
 
-    def end(self, contact_id: str = "c") -> World:
-        return self.send(ConversationEnded(contact_id, "a"))
+    def end(self, contact_id: str = "c", *, phone_lost: bool = False) -> World:
+        return self.send(ConversationEnded(contact_id, "a", phone_lost))
 
     def ask(self, state: AgentState, reason: str = "") -> World:
         return self.send(AgentStateAsked("a", state, reason))
@@ -165,9 +165,10 @@ CASES: dict[str, Callable[[], World]] = {
     "registration expires while ready": lambda: registered().reach(False).ring(),
     "registration expires while ringing": lambda: registered().ring().reach(False),
     "registration expires while talking": lambda: registered().talk().reach(False),
-    "agent drops off the network while talking": lambda: registered().talk().reach(False).end(),
-    "agent dropped off while talking, wrap-up is over": lambda: registered().talk().reach(False).end().wait(10),
-    "agent drops off the network while talking, no wrap-up": lambda: registered().talk("quick").reach(False).end(),
+    "agent drops off the network while talking": lambda: World().talk().end(phone_lost=True),
+    "agent dropped off while talking, wrap-up is over": lambda: World().talk().end(phone_lost=True).wait(10),
+    "agent drops off the network while talking, no wrap-up": lambda: World().talk("quick").end(phone_lost=True),
+    "registration expires while talking, call ends": lambda: registered().talk("quick").reach(False).end(),
     "phone is back, auto_ready": lambda: registered().reach(False).reach(True),
     "phone is back, not auto_ready": lambda: registered(auto_ready=False).ask(READY).reach(False).reach(True),
     "phone is back, agent had asked for break": lambda: registered().lunch().reach(False).reach(True),
