@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import getpass
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -74,6 +75,15 @@ def _parser() -> argparse.ArgumentParser:
         "--address", default="127.0.0.4", metavar="IP", help="local address to call from (default: 127.0.0.4)"
     )
 
+    password = commands.add_parser(
+        "password",
+        help="make the hashes of a password for the configuration",
+        description="Ask for a password (or read one line from a pipe) and print what to write in the configuration "
+        "instead of it.",
+    )
+    password.add_argument("--agent", metavar="ID", help="for this agent: SIP hashes (HA1), too")
+    password.add_argument("--domain", metavar="NAME", help="the document's domain, part of the SIP hashes")
+
     demo = commands.add_parser(
         "demo",
         help="serve a configuration with synthetic callers and agents",
@@ -99,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _doctor(arguments)
         case "call":
             return _call(arguments)
+        case "password":
+            return _password(arguments)
         case _:
             return _demo(arguments)
 
@@ -146,6 +158,30 @@ def _call(arguments: argparse.Namespace) -> int:
         duration_s=arguments.duration,
     )
     return asyncio.run(make_test_call(plan, arguments.address))
+
+
+def _password(arguments: argparse.Namespace) -> int:
+    from config.secrets import ALGORITHMS, ha1, hash_web_password
+
+    if (arguments.agent is None) != (arguments.domain is None):
+        return _usage("SIP hashes need both --agent and --domain")
+    if sys.stdin.isatty():
+        password = getpass.getpass("password: ")
+        if password != getpass.getpass("once more: "):
+            return _usage("the two are not the same")
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if not password:
+        return _usage("an empty password protects nothing")
+    print("password:")
+    print(f'  argon2id: "{hash_web_password(password)}"')
+    if arguments.agent is not None:
+        hashes = (
+            f"{name.replace('-', '').lower()}: {ha1(arguments.agent, arguments.domain, password, name)}"
+            for name in ALGORITHMS
+        )
+        print(f"  ha1: {{{', '.join(hashes)}}}")
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -84,7 +84,10 @@ class Telephony(Protocol):
         """Send digits to the far phone (RFC 4733 where it was negotiated)."""
 
     def start_recording(self, call_id: CallId, left: LegId, right: LegId) -> None:
-        """Record two legs of a call into one stereo file; RecordingFinished follows at its end."""
+        """Record two legs of a call into one stereo file; RecordingFinished follows at its end.
+
+        The channel of a leg that does not exist stays silent.
+        """
 
     def stop_recording(self, call_id: CallId) -> None:
         """Finish the call's recording now (it also ends with the call)."""

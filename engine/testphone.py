@@ -17,6 +17,8 @@ from engine.telephony import Originate, Telephony
 
 PROMPT = "speech"
 CALLEE = AgentId("callee")
+NOBODY = LegId("nobody")
+"""In place of a leg in a recording: that channel stays silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class TestPhone:
         self._say("answered")
         assert self._phones is not None
         if self._plan.record is not None:
-            self._phones.start_recording(self._call_id, self._leg_id, self._leg_id)
+            self._phones.start_recording(self._call_id, NOBODY, self._leg_id)
         if self._plan.dtmf:
             self._phones.send_dtmf(self._leg_id, self._plan.dtmf)
         if self._plan.play is not None:
@@ -160,7 +162,7 @@ class TestPhone:
                 self._say(f"recording failed: {self._recording.error}")
                 return
             heard, rate = soundfile.read(self._recording.path, dtype="int16", always_2d=True)
-            soundfile.write(self._plan.record, heard[:, 0], rate, subtype="PCM_16", format="WAV")
+            soundfile.write(self._plan.record, heard[:, 1], rate, subtype="PCM_16", format="WAV")
             self._say(f"recorded {self._recording.duration_ms / 1000:.1f} s into {self._plan.record}")
 
     def _say(self, text: str) -> None:

@@ -197,6 +197,7 @@ async def make_test_call(plan: CallPlan, address: str) -> int:
         try:
             phones = Phones(address, Path(folder), {CALLEE: plan.uri}, prompts)
         except ValueError as exc:
+            sip.close()
             sys.stderr.write(f"murima: {plan.uri!r} is not a SIP address, like sip:500@127.0.0.1:5060: {exc}\n")
             return 2
         telephony = await phones.start(phone.on_event, sip)
