@@ -71,13 +71,35 @@ def align_and_correlate(reference: Samples, captured: Samples, rate: int) -> Mat
         if energy == 0.0:
             continue
         window = _cut(heard, start + lag - slip, piece.size + 2 * slip)
-        at = int(np.argmax(np.correlate(window, piece, mode="valid")))
+        # Normalised: a louder neighbour must not win over the piece itself.
+        squares = np.concatenate(([0.0], np.cumsum(window**2)))
+        energies = squares[piece.size :] - squares[: -piece.size]
+        likeness = np.correlate(window, piece, mode="valid") / np.sqrt(np.maximum(energies, 1.0))
+        at = int(np.argmax(likeness))
         found = window[at : at + piece.size]
         dots += float(found @ piece)
         sent_energy += energy
         heard_energy += float(found @ found)
     scale = float(np.sqrt(sent_energy * heard_energy))
     return Match(dots / scale if scale else 0.0, lag * 1000.0 / rate)
+
+
+def correlate_unslipped(reference: Samples, captured: Samples, rate: int) -> Match:
+    """Like `align_and_correlate`, but aligned once and as a whole: for sound that went through no phone's clock.
+
+    A missing or a repeated packet shows.
+
+    Raises:
+        ValueError: one of them is empty or silent throughout.
+    """
+    sent = _centred(reference)
+    heard = _centred(captured)
+    if not sent.any() or not heard.any():
+        raise ValueError("nothing to compare: the reference or the captured sound is empty or silent")
+    lag = _best_lag(sent, heard)
+    found = _cut(heard, lag, sent.size)
+    scale = float(np.sqrt((sent @ sent) * (found @ found)))
+    return Match(float(found @ sent) / scale if scale else 0.0, lag * 1000.0 / rate)
 
 
 def dominant_frequency(samples: Samples, rate: int) -> float:

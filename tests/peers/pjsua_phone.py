@@ -135,9 +135,6 @@ class Phone:
         config.medConfig.noVad = True
         config.medConfig.ecTailLen = 0
         config.medConfig.quality = 10
-        # A steady 80 ms buffer: one that adapts stretches and drops sound when the machine is busy.
-        config.medConfig.jbInit = config.medConfig.jbMinPre = config.medConfig.jbMaxPre = 80
-        config.medConfig.jbMax = 400
         self.endpoint.libInit(config)
         transport = pj.TransportConfig()
         transport.port = settings["port"]
