@@ -23,9 +23,9 @@ from engine.events import (
     LegMeasured,
     LogEvent,
     MediaStatistics,
+    OfferMade,
     QueueJoined,
     QueueLeft,
-    QueueOffered,
     RecordingStored,
     TalkEnded,
     TalkStarted,
@@ -36,7 +36,7 @@ FOLDED = (
     CallStarted,
     CallAnswered,
     QueueJoined,
-    QueueOffered,
+    OfferMade,
     QueueLeft,
     TalkStarted,
     TalkEnded,
@@ -129,7 +129,7 @@ def _fold(call_id: CallId, ordered: Sequence[LogEvent]) -> Interaction:
                 found.setdefault("answered_at", event.at)
             case QueueJoined():
                 found["queue_id"] = event.queue_id
-            case QueueOffered():
+            case OfferMade():
                 offers += 1
                 found["explanation"] = event.explanation or None
             case QueueLeft():

@@ -336,7 +336,7 @@ class CallControl:
             failure = _FAILURES.get(event.cause, Failure.FAILED)
             self._publish(ev.OfferFailed, call, agent_id=leg.agent_id, cause=event.cause)
             log.info(
-                "queue.offer_failed",
+                "offer.failed",
                 extra={"call_id": call.call_id, "agent_id": leg.agent_id, "cause": event.cause, "status": event.status},
             )
             self._back_to_waiting(call)
@@ -424,9 +424,9 @@ class CallControl:
         call.explanation = offer.explanation.as_data()
         if call.caller_leg.answered or call.queue_id is not None:
             call.state = CallState.RINGING
-        self._publish(ev.QueueOffered, call, agent_id=agent_id, explanation=call.explanation)
+        self._publish(ev.OfferMade, call, agent_id=agent_id, explanation=call.explanation)
         log.info(
-            "queue.offered",
+            "offer.made",
             extra={"call_id": call.call_id, "queue": offer.queue_id, "agent_id": agent_id},
         )
         self._telephony.originate(

@@ -296,7 +296,7 @@ class Board:
         self._counts[name] += 1
         if name == "queue.left" and event["data"]["outcome"] == "abandoned":
             self._abandoned += 1
-        if name.startswith(("call.", "queue.", "talk.", "recording.")):
+        if name.startswith(("call.", "queue.", "offer.", "talk.", "recording.")):
             who = " ".join(str(event[key]) for key in ("queue_id", "agent_id") if event.get(key))
             self._recent.append(Text(f"{str(event.get('at', ''))[11:19]}  {name:<20} {who}", style="dim"))
 

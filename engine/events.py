@@ -264,10 +264,10 @@ class QueueJoined(LogEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueOffered(LogEvent):
+class OfferMade(LogEvent):
     """An agent's phone is about to ring. `explanation` says why this agent."""
 
-    name: ClassVar[str] = "queue.offered"
+    name: ClassVar[str] = "offer.made"
     explanation: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -275,7 +275,7 @@ class QueueOffered(LogEvent):
 class OfferFailed(LogEvent):
     """The agent offered did not take the call; the caller waits on at the old place."""
 
-    name: ClassVar[str] = "queue.offer_failed"
+    name: ClassVar[str] = "offer.failed"
     cause: EndCause
 
 

@@ -17,11 +17,11 @@ from engine.events import (
     LegMeasured,
     LogEvent,
     MediaStatistics,
+    OfferMade,
     Party,
     QueueId,
     QueueJoined,
     QueueLeft,
-    QueueOffered,
     RecordingStored,
     TalkEnded,
     TalkStarted,
@@ -46,7 +46,7 @@ def queued_call(name: str, *, start: datetime = START, queue: str = "bench", age
         CallStarted(event_id=i[0], at=t[0], call_id=call, caller=Party("0151", "Ann"), dialled="500", trunk="carrier"),
         CallAnswered(event_id=i[1], at=t[1], call_id=call),
         QueueJoined(event_id=i[2], at=t[2], call_id=call, queue_id=line),
-        QueueOffered(
+        OfferMade(
             event_id=i[3], at=t[3], call_id=call, queue_id=line, agent_id=seat, explanation={"rule": "longest_idle"}
         ),
         AgentStateChanged(event_id=i[4], at=t[4], call_id=call, agent_id=seat, old="ringing", new="talking"),

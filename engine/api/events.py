@@ -69,7 +69,7 @@ class Subscription:
         call_id = event.call_id
         if event.agent_id == self._own:
             if call_id is not None:
-                if event.name in ("queue.offer_failed", "call.ended"):
+                if event.name in ("offer.failed", "call.ended"):
                     self._own_calls.pop(call_id, None)
                 else:
                     self._own_calls[call_id] = None

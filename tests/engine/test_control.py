@@ -130,7 +130,7 @@ def test_queue_call_from_dialling_to_hanging_up() -> None:
     assert w.names(call_id) == [
         "call.started",
         "queue.joined",
-        "queue.offered",
+        "offer.made",
         "call.answered",
         "queue.left",
         "recording.started",

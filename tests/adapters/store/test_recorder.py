@@ -22,7 +22,7 @@ from adapters.store.records import PostgresRecords
 from adapters.store.wire import encode
 from casebridge.interactions import Interaction, InteractionBuilder, fold
 from engine.bus import EventBus
-from engine.events import CallEnded, CallId, CallStarted, LogEvent, Party, QueueOffered
+from engine.events import CallEnded, CallId, CallStarted, LogEvent, OfferMade, Party
 from tests.logged_calls import queued_call
 from tests.postgres import ROOT, TestServer
 
@@ -343,7 +343,7 @@ async def test_names_and_explanations_with_odd_contents_are_stored(url: str, tmp
     odd = Party("\udcff12", "nul \0 and 'quote' {brace} \\u0000 ☎")
     events = [replace(e, caller=odd) if isinstance(e, CallStarted) else e for e in call]
     strange = {"nan": float("nan"), "object": Path("x"), "set": {1}}
-    events = [replace(e, explanation=strange) if isinstance(e, QueueOffered) else e for e in events]
+    events = [replace(e, explanation=strange) if isinstance(e, OfferMade) else e for e in events]
     recorder = EventRecorder(url, tmp_path, limits=QUICK)
     await recorder.start()
     for event in events:

@@ -26,10 +26,10 @@ from engine.events import (
     LogEvent,
     MediaStatistics,
     OfferFailed,
+    OfferMade,
     Party,
     QueueId,
     QueueJoined,
-    QueueOffered,
     TalkStarted,
 )
 from tests.engine.api.fakes import START, Rig, running
@@ -155,7 +155,7 @@ def ended(call_id: str) -> LogEvent:
 
 def test_a_call_becomes_ones_own_when_offered_and_ceases_to_be() -> None:
     subscription = own()
-    offered = QueueOffered(event_id="x", at=START, call_id=CallId("c"), agent_id=AgentId("a1"), queue_id=QueueId("q"))
+    offered = OfferMade(event_id="x", at=START, call_id=CallId("c"), agent_id=AgentId("a1"), queue_id=QueueId("q"))
     failed = OfferFailed(event_id="x", at=START, call_id=CallId("c"), agent_id=AgentId("a1"), cause=EndCause.NO_ANSWER)
     assert not subscription.admits(ended("c"))
     assert subscription.admits(offered)
