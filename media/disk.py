@@ -59,13 +59,14 @@ class _Writer:
         if self._file is not None:
             self._file.abandon()
 
-    def write(self, batches: list[tuple[int, Codec, Tap]], until: float) -> None:
-        """Place what came, then write all that is older than `until` (monotonic seconds)."""
+    def write(self, batches: list[tuple[int, Codec, Tap]], until: float, *, last: bool = False) -> None:
+        """Place what came, then write all that is older than `until` (monotonic seconds), or simply all."""
         if self._error or self._file is None:
             return
         for side, codec, packets in batches:
             self._timeline.put(side, self._channels[side].place(packets, codec, self._start))
-        ready = self._timeline.take(int((until - self._start) * CLOCK_RATE_HZ))
+        position = int((until - self._start) * CLOCK_RATE_HZ)
+        ready = self._timeline.take_all(position) if last else self._timeline.take(position)
         if len(ready):
             try:
                 self._file.append(ready)
@@ -150,7 +151,7 @@ class Disk:
                 result = RecordingEnded(recording.call_id, recording.path, 0, 0, "", "the recorder failed")
             else:
                 try:
-                    writer.write(batches, now)
+                    writer.write(batches, now, last=True)
                 finally:
                     result = writer.finish(recording.call_id, recording.lost)
             self._answer(result)

@@ -134,6 +134,14 @@ class Timeline:
         if size <= 0:
             return np.zeros((0, 2), dtype=np.int16)
         self._grow(size)
+        return self._cut(size)
+
+    def take_all(self, until: int) -> Samples:
+        """The rest, to position `until` at least: the last packets may end a little after it."""
+        self._grow(until - self._written)
+        return self._cut(len(self._pending))
+
+    def _cut(self, size: int) -> Samples:
         ready, self._pending = self._pending[:size], self._pending[size:].copy()
-        self._written = until
+        self._written += size
         return ready

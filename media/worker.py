@@ -104,6 +104,7 @@ class Worker:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._socket_path: str = options.socket
+        self._name: str = options.name
         server = listen(options.socket)
         self._loop = Loop()
         reader, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -163,6 +164,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.disable()  # the packet path makes no cycles
+        log.info("media.worker_started", extra={"worker": self._name, "socket": self._socket_path, "pid": os.getpid()})
         self._loop.run(self._on_time)
         self._board.close()
         if not self._disk.close(_FINISH_S):
@@ -171,6 +173,7 @@ class Worker:
         self._link.flush(time.monotonic())
         self._link.close(self._socket_path)
         signal.set_wakeup_fd(-1)
+        log.info("media.worker_ended", extra={"worker": self._name})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -183,9 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LinkError as exc:
         log.error("media.worker_failed", extra={"reason": str(exc)})
         return 2
-    log.info("media.worker_started", extra={"worker": options.name, "socket": options.socket, "pid": os.getpid()})
     worker.run()
-    log.info("media.worker_ended", extra={"worker": options.name})
     return 0
 
 
