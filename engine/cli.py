@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -116,8 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from engine import log
     from engine.supervisor import serve
 
+    log.configure(os.environ.get("MURIMA_LOG_LEVEL", "info"))
     return serve(arguments.config, arguments.data)
 
 
