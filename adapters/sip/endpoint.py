@@ -15,7 +15,7 @@ from typing import Protocol
 from adapters.sip.access import AccessPolicy, Admitted, Refused
 from adapters.sip.dialog import DEFAULT_PORT, destination
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.layer import TransactionLayer
+from adapters.sip.layer import TransactionLayer, server_key
 from adapters.sip.message import Request, Response, build_response, parse_message, validate_request, validate_response
 from adapters.sip.registrar import IntervalTooBriefError, Reachability, Registrar
 from adapters.sip.schedule import Schedule
@@ -323,10 +323,10 @@ class Endpoint:
 
     def _on_request(self, request: Request, flow: Flow, now: float) -> None:
         validate_request(request)
-        source, flow = flow, self._mark_via(request, flow)
         method = request.method
         layer = self._layer
-        tx = layer.find_server(request)
+        key = server_key(request)
+        tx = layer.find_server(request, key)
         if tx is not None:
             self._run(tx, layer.on_request(tx, request, now), now)
             return
@@ -339,7 +339,8 @@ class Endpoint:
             raise PeerError("too many transactions", status=503, message=request)
         if layer.is_merged(request):
             raise PeerError("merged request", status=482, message=request)
-        tx = layer.open_server(request, flow)
+        source = flow
+        tx = layer.open_server(request, self._mark_via(request, flow), key)
         try:
             if method == "CANCEL":
                 self._on_cancel(tx, now)

@@ -48,9 +48,12 @@ class TransactionLayer:
 
     # --- server side ----------------------------------------------------------------------
 
-    def find_server(self, request: Request) -> ServerTransaction | None:
-        """The transaction that an incoming request (or an ACK to our refusal) belongs to."""
-        return self._servers.get(_server_key(request, "INVITE" if request.method == "ACK" else request.method))
+    def find_server(self, request: Request, key: object | None = None) -> ServerTransaction | None:
+        """The transaction that an incoming request (or an ACK to our refusal) belongs to.
+
+        `key` is `server_key(request)`, for those who need it more than once.
+        """
+        return self._servers.get(server_key(request) if key is None else key)
 
     def find_cancelled(self, cancel: Request) -> InviteServerTransaction | None:
         """The INVITE that a CANCEL means (RFC 3261 9.2)."""
@@ -61,12 +64,12 @@ class TransactionLayer:
         """Whether a new request outside a dialog came before by another path (RFC 3261 8.2.2.2)."""
         return not request.to.tag and _merge_key(request) in self._merged
 
-    def open_server(self, request: Request, flow: Flow) -> ServerTransaction:
+    def open_server(self, request: Request, flow: Flow, key: object | None = None) -> ServerTransaction:
         """Begin a transaction for a request that `find_server` does not know; ACK never has one."""
         method = request.method
         tx: ServerTransaction
         tx = InviteServerTransaction(request, flow) if method == "INVITE" else NonInviteServerTransaction(request, flow)
-        tx.key = _server_key(request, method)
+        tx.key = server_key(request) if key is None else key
         self._servers[tx.key] = tx
         if method != "CANCEL" and not request.to.tag:
             tx.merge_key = _merge_key(request)
@@ -140,6 +143,11 @@ class TransactionLayer:
         else:
             self._schedule.update(tx)
         return effects
+
+
+def server_key(request: Request) -> object:
+    """What tells the server transactions of requests apart (RFC 3261 17.2.3)."""
+    return _server_key(request, "INVITE" if request.method == "ACK" else request.method)
 
 
 def _server_key(request: Request, method: str) -> object:

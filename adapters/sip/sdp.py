@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from adapters.sip.errors import PeerError, UsageError
@@ -18,6 +19,7 @@ DEFAULT_PTIME_MS = 20
 
 _MAX_MEDIA = 32
 _MAX_LINES = 2048
+_CACHED_LENGTH = 80  # longer rtpmaps than this are none
 _PTIMES_MS = frozenset({10, 20, 30, 40, 50, 60})
 _DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 _MIRRORED = {"sendrecv": "sendrecv", "sendonly": "recvonly", "recvonly": "sendonly", "inactive": "inactive"}
@@ -430,6 +432,11 @@ def _write_attribute(attribute: tuple[str, str | None]) -> str:
 
 def _read_rtpmap(value: str) -> AudioFormat | None:
     """Read `payload encoding/clock[/channels]`; None if it is not that."""
+    return _read_rtpmap_cached(value) if len(value) <= _CACHED_LENGTH else None
+
+
+@lru_cache(maxsize=1024)
+def _read_rtpmap_cached(value: str) -> AudioFormat | None:
     number, _, rest = value.strip().partition(" ")
     encoding, _, rest = rest.strip().partition("/")
     clock, _, channels = rest.partition("/")
