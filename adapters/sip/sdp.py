@@ -19,7 +19,7 @@ DEFAULT_PTIME_MS = 20
 
 _MAX_MEDIA = 32
 _MAX_LINES = 2048
-_CACHED_LENGTH = 80  # longer rtpmaps than this are none
+_CACHED_LENGTH = 80  # no rtpmap or address is longer
 _PTIMES_MS = frozenset({10, 20, 30, 40, 50, 60})
 _DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 _MIRRORED = {"sendrecv": "sendrecv", "sendonly": "recvonly", "recvonly": "sendonly", "inactive": "inactive"}
@@ -318,7 +318,7 @@ def _negotiated(
 ) -> NegotiatedAudio:
     """Put together what the peer's stream and our wish for the direction give."""
     address = str(_ip(description.address_of(media) or ""))
-    unspecified = ip_address(address).is_unspecified
+    unspecified = _ip_cached(address).is_unspecified
     theirs = description.direction_of(media)
     mirrored = _MIRRORED[theirs]
     # Old phones hold with the address 0.0.0.0 (RFC 3264 8.4): there is nowhere to send to.
@@ -351,9 +351,12 @@ def _is_usable(description: SessionDescription, media: MediaDescription) -> bool
     return not address.is_multicast and str(address) != "255.255.255.255"
 
 
+_ip_cached = lru_cache(maxsize=4096)(ip_address)
+
+
 def _ip(text: str) -> IPv4Address | IPv6Address:
     try:
-        return ip_address("" if "%" in text else text)  # a zone of the peer's means nothing here
+        return _ip_cached("" if "%" in text or len(text) > _CACHED_LENGTH else text)  # a peer's zone means nothing here
     except ValueError:
         raise PeerError("not an IP address", status=488) from None
 
@@ -415,7 +418,7 @@ def _audio(port: int, profile: str, formats: Sequence[AudioFormat], direction: s
 
 def _ours(address: str, session_id: int, version: int, media: tuple[MediaDescription, ...]) -> SessionDescription:
     try:
-        ip_address(address)
+        _ip_cached(address)
     except ValueError:
         raise UsageError(f"not an IP address: {address!r}") from None
     return SessionDescription(Origin("-", str(session_id), str(version), address), address, media)
