@@ -51,6 +51,10 @@ def _no_send(_data: memoryview) -> int:
     raise BlockingIOError
 
 
+def _no_unusual(_size: int, _now: float) -> None:
+    return
+
+
 class PlayEnded(Protocol):
     """A play is over."""
 
@@ -80,6 +84,108 @@ class Events:
         self.watch_peer = watch_peer
 
 
+class Flow(rtp.Reception):
+    """A leg's incoming stream and where it goes: all that the hot path touches, in one small object.
+
+    With hundreds of legs each packet finds the caches cold, so what counts is how many
+    objects it touches. The counts and positions of the target are therefore not kept per
+    packet but settled when somebody asks (`Leg.settle`).
+    """
+
+    __slots__ = (
+        "failed",
+        "fast_ssrc",
+        "out_ssrc",
+        "out_type",
+        "payload_type",
+        "receive",
+        "send",
+        "seq_delta",
+        "settled",
+        "size",
+        "table",
+        "tap",
+        "ts_delta",
+        "unusual",
+    )
+
+    def __init__(self, unusual: Callable[[int, float], None]) -> None:
+        super().__init__()
+        self.receive: Callable[[bytearray], int] = _no_receive
+        self.unusual = unusual
+        self.fast_ssrc = -1  # equals the stream's SSRC while the deltas below hold
+        self.payload_type = -1
+        self.size = 0  # of the packets so far
+        self.tap: Tap | None = None
+        self.send: Callable[[memoryview], int] | None = None  # None: it goes nowhere
+        self.table: bytes | None = None
+        self.out_type = 0
+        self.out_ssrc = 0
+        self.seq_delta = 0
+        self.ts_delta = 0
+        self.failed = 0  # not sent since it was settled
+        self.settled = 0  # `received` at that time
+
+    def on_rtp(self, now: float) -> None:
+        """Take one datagram from the peer and pass it on.
+
+        The usual packet (plain header, the negotiated codec, no marker, next in the
+        stream that we know) runs straight through; everything else is `unusual`.
+        """
+        try:
+            size = self.receive(_BUFFER)
+        except OSError:  # nothing there after all, or ICMP said that the peer's port is closed
+            return
+        first, second, sequence, timestamp, ssrc = _unpack(_BUFFER)
+        if (
+            ssrc != self.fast_ssrc
+            or sequence - self._highest != 1
+            or size != self.size
+            or second != self.payload_type
+            or first != 0x80
+        ):
+            self.unusual(size, now)
+            return
+        # As Reception.on_packet, without the call.
+        self._highest = sequence
+        self.received += 1
+        self.last_arrival = now
+        transit = now * 8000.0 - timestamp
+        change = transit - self._transit
+        self._transit = transit
+        if change < 0.0:
+            change = -change
+        if change < 80000.0:
+            self._jitter += (change - self._jitter) * 0.0625
+        tap = self.tap
+        if tap is not None and len(tap) < TAP_LIMIT:
+            tap.append((now, bytes(_VIEWS[size])))
+        send = self.send
+        if send is None:
+            return
+        table = self.table
+        if table is not None:
+            _BUFFER[12:size] = _BUFFER[12:size].translate(table)
+        _pack(
+            _BUFFER,
+            0,
+            0x80,
+            self.out_type,
+            (sequence + self.seq_delta) & 0xFFFF,
+            (timestamp + self.ts_delta) & 0xFFFFFFFF,
+            self.out_ssrc,
+        )
+        try:
+            send(_VIEWS[size])
+        except OSError:  # full buffer, or the peer's port is closed: lost, as on any network
+            self.failed += 1
+
+    def last_position(self) -> tuple[int, int]:
+        """Sequence and timestamp, as sent, of the newest packet passed on."""
+        timestamp = round(self.last_arrival * 8000.0 - self._transit) + self.ts_delta
+        return (self._highest + self.seq_delta) & 0xFFFF, timestamp & 0xFFFFFFFF
+
+
 class Leg:
     """One leg. All methods run on the loop; `now` is monotonic seconds."""
 
@@ -91,19 +197,14 @@ class Leg:
         "_direction",
         "_echo",
         "_events",
-        "_fast_ssrc",
         "_flow_start",
         "_latch",
         "_packets_reported",
         "_player",
-        "_receive",
         "_rtcp_address",
         "_sender",
-        "_seq_delta",
         "_source_ssrc",
-        "_table",
         "_target",
-        "_ts_delta",
         "bridged",
         "call_id",
         "closed",
@@ -129,7 +230,6 @@ class Leg:
         "send",
         "silent",
         "ssrc",
-        "tap",
     )
 
     def __init__(self, leg_id: str, call_id: str, endpoint: Endpoint, events: Events) -> None:
@@ -147,12 +247,9 @@ class Leg:
         self.ptime_ms = 20
         self._rtcp_address: tuple[str, int] | None = None
         # What comes in.
-        self._receive: Callable[[bytearray], int] = _no_receive
-        self.reception = rtp.Reception()
+        self.reception = Flow(self._on_unusual)
         self._source_ssrc = -1
-        self._fast_ssrc = -1  # equals the source's SSRC while the deltas below hold
         self.discarded = 0
-        self.tap: Tap | None = None
         self._decoder: DtmfDecoder | None = None
         self._flow_start = 0.0  # silence counts from here at the earliest
         self.silent = False
@@ -160,9 +257,6 @@ class Leg:
         self.bridged: Leg | None = None
         self._echo = False
         self._target: Leg | None = None
-        self._seq_delta = 0
-        self._ts_delta = 0
-        self._table: bytes | None = None
         # What we send.
         self.send: Callable[[memoryview], int] = _no_send
         self.ssrc = _random.getrandbits(32)
@@ -187,47 +281,20 @@ class Leg:
 
     # --- receiving ------------------------------------------------------------------------
 
-    def on_rtp(self, now: float) -> None:
-        """Take one datagram from the peer and pass it on.
-
-        The hot path: the usual packet (plain header, the negotiated codec, no marker,
-        the stream we know) runs straight through; everything else goes to `_on_unusual`.
-        """
-        try:
-            size = self._receive(_BUFFER)
-        except OSError:  # nothing there after all, or ICMP said that the peer's port is closed
-            return
-        first, second, sequence, timestamp, ssrc = _unpack(_BUFFER)
-        if ssrc != self._fast_ssrc or second != self.payload_type or first != 0x80 or not 12 < size < 2048:
-            self._on_unusual(size, now)
-            return
-        place = self.reception.on_packet(sequence, timestamp, now)
-        tap = self.tap
-        if tap is not None and len(tap) < TAP_LIMIT:
-            tap.append((now, bytes(_VIEWS[size])))
+    def settle(self) -> None:
+        """Book what the hot path passed on to the target since the last time."""
+        flow = self.reception
         target = self._target
-        if target is None:
+        passed = flow.received - flow.settled
+        flow.settled = flow.received
+        if target is None or passed == 0:
             return
-        second = target.payload_type
-        if place == 2:  # rtp.RESTARTED
-            self._align(target, sequence, timestamp, now)
-            second |= rtp.MARKER
-        sequence = (sequence + self._seq_delta) & 0xFFFF
-        timestamp = (timestamp + self._ts_delta) & 0xFFFFFFFF
-        table = self._table
-        if table is not None:
-            _BUFFER[12:size] = _BUFFER[12:size].translate(table)
-        _pack(_BUFFER, 0, 0x80, second, sequence, timestamp, target.ssrc)
-        if place != 1:  # rtp.LATE
-            target.out_sequence = sequence
-            target.out_timestamp = timestamp
-            target.out_time = now
-        try:
-            target.send(_VIEWS[size])
-        except OSError:  # full buffer, or the peer's port is closed: lost, as on any network
-            return
-        target.packets_sent += 1
-        target.octets_sent += size - 12
+        sent = passed - flow.failed
+        flow.failed = 0
+        target.packets_sent += sent
+        target.octets_sent += sent * (flow.size - rtp.HEADER_BYTES)
+        target.out_sequence, target.out_timestamp = flow.last_position()
+        target.out_time = flow.last_arrival
 
     def _on_unusual(self, size: int, now: float) -> None:
         """A packet in `_BUFFER` that needs a look: marker, event, new stream, or rubbish."""
@@ -242,9 +309,11 @@ class Leg:
             self.discarded += 1
             return
         latch.latched = True
+        self.settle()
         if packet.ssrc != self._source_ssrc:
             self._on_new_stream(packet)
         place = self.reception.on_packet(packet.sequence, packet.timestamp, now)
+        self.reception.settled = self.reception.received
         target = self._target
         if kind == self.payload_type:
             self._on_audio(packet, place, target, now)
@@ -262,7 +331,7 @@ class Leg:
 
     def _on_new_stream(self, packet: rtp.Packet) -> None:
         self._source_ssrc = packet.ssrc
-        self._fast_ssrc = -1
+        self.reception.fast_ssrc = -1
         self.reception.begin(packet.sequence)
         if self._decoder is not None:
             for digit in self._decoder.reset():
@@ -273,27 +342,28 @@ class Leg:
             if target is not None:
                 self._skip(place)
             return
-        tap = self.tap
+        tap = self.reception.tap
         if tap is not None and len(tap) < TAP_LIMIT:
             header = rtp.HEADER.pack(rtp.PLAIN, packet.payload_type, packet.sequence, packet.timestamp, packet.ssrc)
             tap.append((now, header + bytes(_VIEW[packet.start : packet.end])))
+        self.reception.size = rtp.HEADER_BYTES + packet.end - packet.start
         if target is None:
-            self._fast_ssrc = packet.ssrc
+            self.reception.fast_ssrc = packet.ssrc
             return
-        table = self._table
+        table = self.reception.table
         if table is not None:
             _BUFFER[packet.start : packet.end] = _BUFFER[packet.start : packet.end].translate(table)
         self._pass_on(packet, place, target, target.payload_type, now)
 
     def _pass_on(self, packet: rtp.Packet, place: int, target: Leg, payload_type: int, now: float) -> None:
         marker = packet.marker
-        if self._fast_ssrc != packet.ssrc or place == rtp.RESTARTED:
+        if self.reception.fast_ssrc != packet.ssrc or place == rtp.RESTARTED:
             self._align(target, packet.sequence, packet.timestamp, now)
-            self._fast_ssrc = packet.ssrc
+            self.reception.fast_ssrc = packet.ssrc
             place = rtp.ADVANCED
             marker = True
-        sequence = (packet.sequence + self._seq_delta) & 0xFFFF
-        timestamp = (packet.timestamp + self._ts_delta) & 0xFFFFFFFF
+        sequence = (packet.sequence + self.reception.seq_delta) & 0xFFFF
+        timestamp = (packet.timestamp + self.reception.ts_delta) & 0xFFFFFFFF
         start = packet.start - rtp.HEADER_BYTES  # the new header goes right before the payload
         _pack(_BUFFER, start, rtp.PLAIN, payload_type | (rtp.MARKER if marker else 0), sequence, timestamp, target.ssrc)
         if place != rtp.LATE:
@@ -313,13 +383,13 @@ class Leg:
     def _align(self, target: Leg, sequence: int, timestamp: int, now: float) -> None:
         """Make the source's next packet continue the target's stream."""
         next_sequence, next_timestamp = target.next_position(now)
-        self._seq_delta = next_sequence - sequence
-        self._ts_delta = next_timestamp - timestamp
+        self.reception.seq_delta = next_sequence - sequence
+        self.reception.ts_delta = next_timestamp - timestamp
 
     def _skip(self, place: int) -> None:
         """A packet is not passed on: close the gap, it is no loss."""
         if place == rtp.ADVANCED:
-            self._seq_delta -= 1
+            self.reception.seq_delta -= 1
 
     def _on_event(self, packet: rtp.Packet, now: float) -> None:
         if self._decoder is None:
@@ -402,7 +472,7 @@ class Leg:
         ):
             return False
         self.codec = remote.codec
-        self.payload_type = remote.payload_type
+        self.payload_type = self.reception.payload_type = remote.payload_type
         self.dtmf_payload_type = remote.dtmf_payload_type
         self.ptime_ms = max(10, min(60, remote.ptime_ms // TICK_MS * TICK_MS))
         if remote.direction is not self._direction:
@@ -416,7 +486,7 @@ class Leg:
                 self.send = _no_send  # an old way of hold (RFC 2543), or no media: nowhere to send
             else:
                 done = self._connect(signalled, signalled_rtcp=True)
-        self._fast_ssrc = -1
+        self.reception.fast_ssrc = -1
         self.reroute()
         if self._may_send() and self._occupied():
             self._start_clock()
@@ -430,7 +500,7 @@ class Leg:
             return False
         peer = self.endpoint.peer
         assert peer is not None
-        self._receive = peer.recv_into
+        self.reception.receive = peer.recv_into
         self.send = peer.send
         if is_new:
             self._events.watch_peer(self, peer)
@@ -501,7 +571,9 @@ class Leg:
         self.send_report(time.monotonic(), bye=True)
         self.closed = True
         self.send = _no_send
-        self._receive = _no_receive
+        self.reception.receive = _no_receive
+        self.reception.send = None
+        self.reception.unusual = _no_unusual  # breaks the cycle: nothing collects cycles here
         self._target = None
         self.endpoint.close()
 
@@ -527,10 +599,18 @@ class Leg:
             target = None
         if target is not None and (not target._may_send() or target._occupied() or self._direction not in _RECEIVING):
             target = None
-        self._table = g711.translation(self.codec, target.codec) if target is not None else None
+        self.settle()
+        flow = self.reception
+        if target is None:
+            flow.send = flow.table = None
+        else:
+            flow.send = target.send
+            flow.table = g711.translation(self.codec, target.codec)
+            flow.out_type = target.payload_type
+            flow.out_ssrc = target.ssrc
         if target is not self._target:
             self._target = target
-            self._fast_ssrc = -1
+            self.reception.fast_ssrc = -1
 
     def next_position(self, now: float) -> tuple[int, int]:
         """Sequence and timestamp with which a new source continues what was sent before."""
@@ -617,6 +697,7 @@ class Leg:
         address = self._rtcp_address
         if address is None or self.closed or address[1] == 0:
             return
+        self._settle_sources()
         sender: rtcp.SenderInfo | None = None
         ntp = rtcp.ntp_time(time.time())
         if self.packets_sent > self._packets_reported:
@@ -639,6 +720,11 @@ class Leg:
         # A phone that is gone or has no route: the next report may get through.
         with contextlib.suppress(OSError):
             self.endpoint.rtcp.sendto(rtcp.build(self.ssrc, self._cname, sender, block, bye=bye), address)
+
+    def _settle_sources(self) -> None:
+        self.settle()
+        if self.bridged is not None:
+            self.bridged.settle()
 
     # --- watching -------------------------------------------------------------------------
 
@@ -673,6 +759,7 @@ class Leg:
 
     def statistics(self) -> LegStatistics:
         """The figures so far."""
+        self._settle_sources()
         return LegStatistics(
             codec=self.codec.name if self._latch is not None else "",
             packets_received=self.reception.received,

@@ -185,7 +185,7 @@ class Switchboard:
         raise EndpointError(reason)
 
     def _watch_peer(self, leg: Leg, peer: socket.socket) -> None:
-        self._loop.watch(peer.fileno(), leg.on_rtp)
+        self._loop.watch(peer.fileno(), leg.reception.on_rtp)
 
     def _set_remote(self, command: protocol.SetRemote, now: float) -> None:
         leg = self._leg(command.leg)
@@ -312,13 +312,13 @@ class Switchboard:
             if tap is not None and tap[0] is leg:
                 continue
             if tap is not None:
-                tap[0].tap = None
+                tap[0].reception.tap = None
             taken.taps[side] = None
             if leg is not None:
                 taken.taps[side] = (leg, [])
         for tap in taken.taps:  # after both: a leg may have changed sides
             if tap is not None:
-                tap[0].tap = tap[1]
+                tap[0].reception.tap = tap[1]
 
     def _batches(self, taken: _Taken) -> list[tuple[int, Codec, Tap]]:
         batches: list[tuple[int, Codec, Tap]] = []
@@ -330,7 +330,7 @@ class Switchboard:
                 batches.append((side, leg.codec, packets))
                 fresh: Tap = []
                 taken.taps[side] = (leg, fresh)
-                leg.tap = fresh
+                leg.reception.tap = fresh
         return batches
 
     def _collect(self, taken: _Taken, now: float) -> None:
@@ -347,7 +347,7 @@ class Switchboard:
         self._disk.finish(taken.recording, self._batches(taken), now)
         for tap in taken.taps:
             if tap is not None:
-                tap[0].tap = None
+                tap[0].reception.tap = None
         return True
 
     # --- calls ----------------------------------------------------------------------------
