@@ -1,178 +1,245 @@
-"""A caller's phone reaches an agent's phone through a queue, and both hear each other."""
+"""The main job, with phones we did not write: a caller reaches an agent through a queue, and both are recorded."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.audio import align_and_correlate, load_wav, save_wav
+from tests.audio import align_and_correlate, load_wav
 from tests.peers.baresip import Baresip
 from tests.peers.murima import MurimaProcess
 from tests.peers.pjsua import Pjsua
-from tests.peers.process import PeerError
+from tests.peers.rtp_phone import RtpBank
+from tests.peers.sip_phone import SipPhone
 from tests.peers.sipp import Sipp
-from tests.ports import free_port, loopback_address
-from tests.speech import RATE, sentence, speech, write_speech
+from tests.ports import loopback_address
+from tests.speech import speech, write_speech
 
-DIGITS = "42#"
+RATE = 8000
+SPEECH_S = 4.0
+AUDIBLE = 0.95
 
 
-def config(carrier: str, contact: str | None = None) -> dict[str, object]:
-    agent: dict[str, object] = {"id": "a0001", "name": "Agent 1", "password": "secret", "auto_ready": True}
+@pytest.fixture
+def bank() -> Iterator[RtpBank]:
+    with RtpBank() as bank:
+        yield bank
+
+
+def queue_config(carrier: str, *, contact: str | None = None) -> dict[str, Any]:
+    """One agent, one recorded queue; callers come from the carrier's address."""
+    agent: dict[str, Any] = {"id": "a0001", "name": "Agent 1", "password": "secret", "auto_ready": True}
     if contact is not None:
         agent["contact"] = contact
-    queue = {
-        "id": "bench",
-        "strategy": "longest_idle",
-        "members": ["a0001"],
-        "ring_timeout_s": 15,
-        "wrap_up_s": 0,
-        "music": None,
-        "record": True,
-    }
     return {
         "sip": {"trunks": [{"name": "carrier", "match": [carrier]}]},
         "users": [{"username": "admin", "password": "secret", "role": "administrator"}],
         "agents": [agent],
-        "queues": [queue],
-        "numbers": {"500": {"queue": "bench"}},
+        "queues": [{"id": "support", "members": ["a0001"], "wrap_up_s": 1, "record": True}],
+        "numbers": {"500": {"queue": "support"}},
     }
 
 
-async def recording(murima: MurimaProcess) -> Path:
-    """Return the only recording once the call is over and the file is complete."""
-    await murima.until("/api/v1/calls", lambda document: document["data"] == [])
-    async with asyncio.timeout(10):
-        while True:
-            files = list((murima.data / "recordings").glob("*.wav"))
-            if files and not list((murima.data / "recordings").glob("*.part*")):
-                assert len(files) == 1
-                return files[0]
-            await asyncio.sleep(0.05)  # the file system does not tell
+async def agent_is(murima: MurimaProcess, state: str, agent: str = "a0001") -> None:
+    await murima.until(f"/api/v1/agents/{agent}", lambda answer: answer["data"]["state"] == state)
 
 
-async def test_pjsua_reaches_baresip_through_the_queue(tmp_path: Path) -> None:
-    carrier = loopback_address()
-    caller_says = sentence(0)
-    agent_says = speech(caller_says.size / RATE, variant=2)
-    async with (
-        MurimaProcess(config(carrier), tmp_path / "murima") as murima,
-        Baresip(
-            tmp_path / "agent",
-            "a0001",
-            address=loopback_address(),
-            domain="pbx.local",
-            proxy=murima.remote,
-            password="secret",
-            register=True,
-        ) as agent,
-        Pjsua(tmp_path / "caller", "1000", address=carrier) as caller,
-    ):
-        await murima.login()
-        call = await caller.dial(murima.uri("500"))
-        await caller.expect("call", state="confirmed", code=200)
-        await agent.expect("call_established")
-        await caller.play(call, save_wav(tmp_path / "caller.wav", caller_says, RATE))
-        await agent.play(save_wav(tmp_path / "agent.wav", agent_says, RATE))
-        await asyncio.sleep(caller_says.size / RATE + 0.5)  # the speech takes its time
-        await caller.send_dtmf(call, DIGITS)
-        for digit in DIGITS:
-            await agent.expect("call_dtmf_start", param=digit)
-        await caller.hang_up(call)
-        await caller.expect("call", state="disconnected")
-        await agent.expect("call_closed")
-        recorded, rate = load_wav(await recording(murima))
-        assert murima.open_udp_ports() == set()
-        heard_by_agent, heard_by_caller = agent.heard(), caller.heard()
-    assert align_and_correlate(caller_says, heard_by_agent, RATE).correlation >= 0.95
-    assert align_and_correlate(agent_says, heard_by_caller, RATE).correlation >= 0.95
+async def interaction(murima: MurimaProcess) -> dict[str, Any]:
+    """The one finished call, once its recording has been stored too."""
+    answer = await murima.until(
+        "/api/v1/interactions", lambda a: len(a["data"]) == 1 and a["data"][0]["recording_sha256"]
+    )
+    row: dict[str, Any] = answer["data"][0]
+    return row
+
+
+def assert_recorded(
+    murima: MurimaProcess, call_id: str, caller_variant: int, agent_variant: int, *, early_s: float = 0.0
+) -> None:
+    """Left is the caller, right the agent, and neither leaks into the other.
+
+    `early_s`: the caller speaks for so long before the agent has answered.
+    """
+    stereo, rate = load_wav(murima.data / "recordings" / f"{call_id}.wav")
     assert rate == RATE
-    assert align_and_correlate(caller_says, recorded[:, 0], RATE).correlation >= 0.95
-    assert align_and_correlate(agent_says, recorded[:, 1], RATE).correlation >= 0.95
+    caller, agent = speech(SPEECH_S, caller_variant)[int(early_s * RATE) :], speech(SPEECH_S, agent_variant)
+    left, right = stereo[:, 0], stereo[:, 1]
+    assert align_and_correlate(caller, left, RATE).correlation >= AUDIBLE
+    assert align_and_correlate(agent, right, RATE).correlation >= AUDIBLE
+    assert align_and_correlate(agent, left, RATE).correlation < 0.5
+    assert align_and_correlate(caller, right, RATE).correlation < 0.5
 
 
-async def test_baresip_reaches_pjsua_that_registered_over_tcp(tmp_path: Path) -> None:
+async def test_pjsua_calls_the_queue_and_baresip_answers_as_a_registered_agent(tmp_path: Path) -> None:
     carrier = loopback_address()
-    said = speech(2.0, variant=9)
-    async with (
-        MurimaProcess(config(carrier), tmp_path / "murima") as murima,
-        Pjsua(
-            tmp_path / "agent",
-            "a0001",
-            address=loopback_address(),
-            domain="pbx.local",
-            proxy=murima.remote,
-            password="secret",
-            register=True,
-            answer=180,
-            transport="tcp",
-        ) as agent,
-        Baresip(tmp_path / "caller", "1000", address=carrier) as caller,
-    ):
-        await caller.dial(murima.uri("500"))
-        await caller.expect("call_established")  # the queue answers at once
-        call = (await agent.expect("incoming"))["call"]
-        await agent.answer(call)
-        await agent.expect("call", state="confirmed")
-        await caller.play(save_wav(tmp_path / "said.wav", said, RATE))
-        await asyncio.sleep(2.5)  # the speech takes its time
-        await agent.hang_up(call)
-        await agent.expect("call", state="disconnected")
-        await caller.expect("call_closed")
-        assert align_and_correlate(said, agent.heard(), RATE).correlation >= 0.95
+    caller_says = write_speech(tmp_path / "caller.wav", SPEECH_S, variant=1)
+    agent_says = write_speech(tmp_path / "agent.wav", SPEECH_S, variant=2)
+    async with MurimaProcess(queue_config(carrier), tmp_path / "murima") as murima:
+        await murima.login()
+        await agent_is(murima, "offline")
+        async with (
+            Baresip(
+                tmp_path / "baresip",
+                "a0001",
+                address=loopback_address(),
+                domain="pbx.local",
+                proxy=murima.remote,
+                password="secret",
+                register=True,
+                answer="manual",
+            ) as agent,
+            Pjsua(tmp_path / "pjsua", "0700111222", address=carrier) as caller,
+        ):
+            await agent_is(murima, "ready")
+            call = await caller.dial(murima.uri("500"))
+            await caller.expect("call", state="confirmed", code=200)
+            incoming = await agent.expect("call_incoming")
+            assert "0700111222" in str(incoming)
+            await agent_is(murima, "ringing")
+            await agent.accept()
+            await agent.expect("call_established")
+            await agent_is(murima, "talking")
+            (live,) = (await murima.get("/api/v1/calls"))["data"]
+            assert (live["caller"], live["queue_id"], live["agent_id"]) == ("0700111222", "support", "a0001")
+            assert live["recording"]
 
+            await caller.play(call, caller_says)
+            await agent.play(agent_says)
+            await asyncio.sleep(SPEECH_S + 0.5)  # the speech takes its time
+            await caller.send_dtmf(call, "42#")
+            for digit in "42#":
+                await agent.expect("call_dtmf_start", param=digit)
+            await agent.send_dtmf("7")
+            await caller.expect("dtmf", digit="7")
 
-async def test_a_wrong_password_registers_nobody(tmp_path: Path) -> None:
-    async with MurimaProcess(config("127.0.0.4"), tmp_path / "murima") as murima:
-        phone = Baresip(
-            tmp_path / "agent",
-            "a0001",
-            address=loopback_address(),
-            domain="pbx.local",
-            proxy=murima.remote,
-            password="guessed",
-            register=True,
-        )
-        with pytest.raises(PeerError, match="refused registration"):
-            await phone.__aenter__()
+            await caller.hang_up(call)
+            await caller.expect("call", state="disconnected")
+            await agent.expect("call_closed")
+            await agent_is(murima, "wrap_up")
+            await agent_is(murima, "ready")
+            heard_by_agent, heard_by_caller = agent.heard(), caller.heard()
+        assert align_and_correlate(speech(SPEECH_S, 1), heard_by_agent, RATE).correlation >= AUDIBLE
+        assert align_and_correlate(speech(SPEECH_S, 2), heard_by_caller, RATE).correlation >= AUDIBLE
+        row = await interaction(murima)
+        assert (row["caller"], row["queue_id"], row["agent_id"]) == ("0700111222", "support", "a0001")
+        assert (row["cause"], row["ended_by"]) == ("normal", "caller")
+        assert_recorded(murima, row["call_id"], 1, 2)
+        await agent_is(murima, "offline")  # baresip took its registration away
+        assert "0700111222" not in murima.log()  # personal data is masked
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
-async def test_sipp_reaches_sipp_through_the_queue(tmp_path: Path, transport: str) -> None:
-    carrier, agent_address = loopback_address(), loopback_address()
-    agent_port = free_port(agent_address)
-    contact = f"sip:a0001@{agent_address}:{agent_port};transport={transport}"
-    said = {
-        "caller": write_speech(tmp_path / "caller.wav", 3.0, variant=3),
-        "agent": write_speech(tmp_path / "agent.wav", 3.0, variant=4),
-    }
+async def test_sipp_calls_the_queue_and_sipp_answers_at_a_fixed_contact(tmp_path: Path, transport: str) -> None:
+    carrier, phone = loopback_address(), loopback_address()
+    said = write_speech(tmp_path / "caller.wav", SPEECH_S, variant=3)
+    answer = write_speech(tmp_path / "agent.wav", SPEECH_S, variant=4)
+    talk_ms = int(SPEECH_S * 1000) + 500
+    async with Sipp(
+        tmp_path / "agent",
+        "uas_plays",
+        address=phone,
+        audio=answer,
+        talk_ms=talk_ms,
+        ring_ms=200,
+        transport=transport,
+    ) as agent:
+        config = queue_config(carrier, contact=f"{agent.contact('a0001')};transport={transport}")
+        async with MurimaProcess(config, tmp_path / "murima") as murima:
+            await murima.login()
+            await agent_is(murima, "ready")
+            async with Sipp(
+                tmp_path / "caller",
+                "uac",
+                remote=murima.remote,
+                service="500",
+                caller="0700111222",
+                address=carrier,
+                audio=said,
+                talk_ms=talk_ms + 1000,
+                transport=transport,
+            ) as caller:
+                result = await caller.result()
+                assert (result.status, result.succeeded, result.failed) == (0, 1, 0), result.errors
+                answered = await agent.result()
+                assert (answered.status, answered.succeeded, answered.failed) == (0, 1, 0), answered.errors
+                assert "sip:0700111222@" in agent.messages()  # the caller's number in From
+                assert "X-Murima-Call-ID: " in agent.messages()
+            row = await interaction(murima)
+            assert row["agent_id"] == "a0001"
+            assert_recorded(murima, row["call_id"], 3, 4, early_s=1.0)
+
+
+async def test_sipp_hears_its_own_words_come_back_from_an_echoing_sipp_agent(tmp_path: Path) -> None:
+    """Through two relays: what pjsua says goes to SIPp, which echoes it, and comes back."""
+    carrier, phone = loopback_address(), loopback_address()
+    said = write_speech(tmp_path / "said.wav", SPEECH_S, variant=5)
+    async with Sipp(tmp_path / "agent", "uas", address=phone) as agent:
+        config = queue_config(carrier, contact=agent.contact("a0001"))
+        async with (
+            MurimaProcess(config, tmp_path / "murima") as murima,
+            Pjsua(tmp_path / "pjsua", "0700111222", address=carrier) as caller,
+        ):
+            await murima.login()
+            call = await caller.dial(murima.uri("500"))
+            await caller.expect("call", state="confirmed")
+            await agent_is(murima, "talking")
+            await caller.play(call, said)
+            await asyncio.sleep(SPEECH_S + 0.5)  # the speech takes its time
+            await caller.hang_up(call)
+            await caller.expect("call", state="disconnected")
+            assert (await agent.result()).succeeded == 1
+            assert align_and_correlate(speech(SPEECH_S, 5), caller.heard(), RATE).correlation >= AUDIBLE
+
+
+async def test_registered_phones_call_each_other_by_id(tmp_path: Path) -> None:
+    config = queue_config("127.0.0.99")
+    config["agents"].append({"id": "a0002", "name": "Agent 2", "password": "secret", "auto_ready": True})
+    said = write_speech(tmp_path / "said.wav", SPEECH_S, variant=6)
+    async with MurimaProcess(config, tmp_path / "murima") as murima:
+        account: dict[str, Any] = {
+            "domain": "pbx.local",
+            "proxy": murima.remote,
+            "password": "secret",
+            "register": True,
+        }
+        async with (
+            Baresip(tmp_path / "baresip", "a0001", address=loopback_address(), transport="tcp", **account) as callee,
+            Pjsua(tmp_path / "pjsua", "a0002", address=loopback_address(), **account) as caller,
+        ):
+            await murima.login()
+            call = await caller.dial("sip:a0001@pbx.local")
+            await caller.expect("call", state="confirmed")
+            await agent_is(murima, "talking", "a0001")
+            await agent_is(murima, "talking", "a0002")
+            await caller.play(call, said)
+            await asyncio.sleep(SPEECH_S + 0.5)  # the speech takes its time
+            await caller.hang_up(call)
+            await callee.expect("call_closed")
+            assert align_and_correlate(speech(SPEECH_S, 6), callee.heard(), RATE).correlation >= AUDIBLE
+            await agent_is(murima, "ready", "a0001")
+            await agent_is(murima, "ready", "a0002")
+
+
+async def test_a_law_caller_and_mu_law_agent_understand_each_other(tmp_path: Path, bank: RtpBank) -> None:
+    carrier, phone = loopback_address(), loopback_address()
     async with (
-        MurimaProcess(config(carrier, contact), tmp_path / "murima") as murima,
-        Sipp(
-            tmp_path / "agent",
-            "uas_plays",
-            address=agent_address,
-            port=agent_port,
-            audio=said["agent"],
-            ring_ms=200,
-            transport=transport,
-        ) as agent,
-        Sipp(
-            tmp_path / "caller",
-            "uac",
-            remote=murima.remote,
-            address=carrier,
-            audio=said["caller"],
-            talk_ms=5000,
-            transport=transport,
-        ) as caller,
+        SipPhone("a0001", bank, address=phone, payload_type=0) as agent,
+        SipPhone("0700111222", bank, address=carrier, payload_type=8) as caller,
+        MurimaProcess(queue_config(carrier, contact=agent.uri), tmp_path / "murima") as murima,
     ):
-        await murima.login()
-        for result in await asyncio.gather(caller.result(), agent.result()):
-            assert (result.status, result.succeeded, result.failed) == (0, 1, 0), result.errors
-        recorded, _ = load_wav(await recording(murima))
-    assert align_and_correlate(load_wav(said["agent"])[0], recorded[:, 1], RATE).correlation >= 0.95
-    # The caller speaks while the queue still rings the agent: what the agent could hear is on the recording.
-    assert align_and_correlate(recorded[:, 0][: 2 * RATE], load_wav(said["caller"])[0], RATE).correlation >= 0.9
+        call = caller.dial("500", murima.sip)
+        await call.answered()
+        taken = await agent.incoming.get()
+        await taken.answered()
+        call.rtp.say(speech(SPEECH_S, 7))
+        taken.rtp.say(speech(SPEECH_S, 8))
+        await call.rtp.until_quiet()
+        await taken.rtp.until_quiet()
+        await call.hang_up()
+        assert await taken.ended() == "bye"
+        assert align_and_correlate(speech(SPEECH_S, 7), taken.rtp.heard(), RATE).correlation >= AUDIBLE
+        assert align_and_correlate(speech(SPEECH_S, 8), call.rtp.heard(), RATE).correlation >= AUDIBLE
