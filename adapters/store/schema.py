@@ -29,10 +29,10 @@ class SchemaError(Exception):
 
 async def version(connection: asyncpg.Connection) -> str | None:
     """The schema version of the database, None for an empty one."""
-    try:
-        found = await connection.fetchval("SELECT version_num FROM alembic_version")
-    except asyncpg.UndefinedTableError:
+    # Asked first, because PostgreSQL writes an error to its log for a table that is not there.
+    if not await connection.fetchval("SELECT to_regclass('alembic_version') IS NOT NULL"):
         return None
+    found = await connection.fetchval("SELECT version_num FROM alembic_version")
     return None if found is None else str(found)
 
 

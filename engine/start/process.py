@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -147,21 +147,24 @@ class Engine:
         """Refuse new calls, let those in progress end within `drain_s`, then end them politely."""
         self._telephony.draining = True
         log.info("engine.draining", extra={"calls": len(self._control.calls), "drain_s": self._document.drain_s})
-        quiet = self._loop.create_task(self._until_quiet())
+        over = self._loop.create_task(self._until(lambda: not self._control.calls))
         hurry = self._loop.create_task(self._hurry.wait())
-        await asyncio.wait({quiet, hurry}, timeout=self._document.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({over, hurry}, timeout=self._document.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
         hurry.cancel()
         for call_id in tuple(self._control.calls):
             self._control.hang_up(call_id, EndCause.SHUTDOWN)
+        # SIP gives up a phone that is gone after half a minute; that must not hold up the end.
         with contextlib.suppress(TimeoutError):
+            quiet = self._until(lambda: not (self._control.calls or self._telephony.busy))
             await asyncio.wait_for(quiet, _GOODBYE_S)
 
-    async def _until_quiet(self) -> None:
-        """Until no call is left, and what remains of the last ones has been told and recorded."""
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait until this is true, which may be whenever an event was logged or soon after."""
         ended = asyncio.Event()
         unsubscribe = self._bus.subscribe(lambda _: ended.set())
         try:
-            while self._control.calls or self._telephony.busy:
+            while not condition():
                 ended.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), _LOOK_AGAIN_S)

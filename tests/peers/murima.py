@@ -198,6 +198,16 @@ class MurimaProcess:
         async with self.http.get(f"{self.base_url}/metrics", headers=self._headers()) as response:
             return await response.text()
 
+    async def database_connected(self, timeout_s: float = 20.0) -> None:
+        """Wait until interactions can be asked for: a first start takes calls seconds before that.
+
+        Raises:
+            TimeoutError: they cannot in this time.
+        """
+        async with asyncio.timeout(timeout_s):
+            while "murima_database_connected 1" not in await self.metrics():  # noqa: ASYNC110 - it can only be asked for
+                await asyncio.sleep(0.1)
+
     def _headers(self) -> dict[str, str]:
         return {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
 
@@ -286,7 +296,8 @@ class MurimaProcess:
         return self._process.log.read_text(errors="replace") if self._process.log.exists() else ""
 
     def log_tail(self, lines: int = 60) -> str:
-        return self._process.tail(lines)
+        """Return the last lines, without the requests that tests make over and over."""
+        return "\n".join([line for line in self.log().splitlines() if "http.request" not in line][-lines:])
 
 
 def _descendants(pid: int) -> list[int]:

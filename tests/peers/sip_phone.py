@@ -251,8 +251,8 @@ class SipPhone(asyncio.DatagramProtocol):
         ]
         return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
-    async def request(self, call: SipCall, method: str) -> Message:
-        """Send a request within the call and return its final response.
+    async def request(self, call: SipCall, method: str, body: str = "") -> Message:
+        """Send a request within the call, with this body as SDP, and return its final response.
 
         Raises:
             PeerError: none came.
@@ -263,7 +263,7 @@ class SipPhone(asyncio.DatagramProtocol):
         answer = asyncio.get_running_loop().create_future()
         self._waiting[call.sip_call_id, f"{sequence} {method}"] = answer
         done = asyncio.Event()
-        self._repeat(self._request(call, method, sequence, branch), call.peer, done)
+        self._repeat(self._request(call, method, sequence, branch, body), call.peer, done)
         try:
             async with asyncio.timeout(_T1_S * 2**_TRIES):
                 response: Message = await answer
