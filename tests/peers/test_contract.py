@@ -98,6 +98,7 @@ async def murima(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Muri
     write_prompts(folder)
     async with MurimaProcess(CONTRACT, folder) as murima:
         await murima.login()
+        await murima.database_connected()
         yield murima
 
 
