@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any, Protocol
@@ -552,7 +553,8 @@ class Session:
         assert dialog is not None
         self._reinvite = None
         if response.status < 300:
-            dialog.refresh_target(response, dialog.flow)
+            with suppress(PeerError):  # a malformed Contact moves nothing
+                dialog.refresh_target(response, dialog.flow)
             self._send_ack(dialog, tx.request.cseq.number)
         if self.state is SessionState.CLOSING:
             return
