@@ -19,8 +19,9 @@ from adapters.native.settings import AgentSettings, NativeSettings, TrunkSetting
 from adapters.native.telephony import NativeTelephony
 from adapters.native.workers import keep_connected
 from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.digest import DigestVerifier, ha1
+from adapters.sip.digest import Challenge, DigestVerifier, answer_challenge, ha1
 from adapters.sip.endpoint import Endpoint, Event, SessionIncoming
+from adapters.sip.message import Request, Response, parse_message
 from adapters.sip.registrar import Registrar
 from adapters.sip.sdp import SessionDescription, make_answer, make_offer
 from adapters.sip.session import Login, Session, SessionAcked, SessionAnswered, SessionOffered
@@ -94,12 +95,12 @@ class Phone:
             registrar=None,
             new_token=new_token,
         )
-        self.port = 0
+        self.port = self.tcp_port = 0
 
     async def start(self) -> None:
-        sock = udp_socket(self.host)
-        self.port = sock.getsockname()[1]
-        await self.transport.start(self.endpoint, self._on_event, [sock], [])
+        udp, tcp = udp_socket(self.host), tcp_socket(self.host)
+        self.port, self.tcp_port = udp.getsockname()[1], tcp.getsockname()[1]
+        await self.transport.start(self.endpoint, self._on_event, [udp], [tcp])
 
     async def close(self) -> None:
         await self.transport.close()
@@ -287,6 +288,37 @@ def settings(
         prompts={},
         recordings=str(tmp_path),
     )
+
+
+async def register_over_tcp(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str, contact: str
+) -> Response:
+    """Register a phone; the answer to the authenticated REGISTER."""
+    host, port = writer.get_extra_info("sockname")
+    request = Request.build(
+        "REGISTER",
+        f"sip:{REALM}",
+        via="",
+        from_=f"<sip:{user}@{REALM}>;tag=1",
+        to=f"<sip:{user}@{REALM}>",
+        call_id=new_token(),
+        cseq=1,
+    )
+    request.set("contact", f"<{contact}>")
+    while True:
+        request.set("via", f"SIP/2.0/TCP {host}:{port};branch=z9hG4bK{new_token()}")
+        writer.write(request.serialise())
+        async with asyncio.timeout(WAIT_S):
+            answer = parse_message(await reader.readuntil(b"\r\n\r\n"))
+        assert isinstance(answer, Response)
+        if answer.status != 401 or request.has("authorization"):
+            return answer
+        challenges = [Challenge.parse(value) for value in answer.get_all("www-authenticate")]
+        value = answer_challenge(
+            challenges, method="REGISTER", uri=request.uri, username=user, password=PASSWORD, cnonce=new_token()
+        )
+        request.set("authorization", value)
+        request.set("cseq", "2 REGISTER")
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -42,7 +43,7 @@ from engine.events import (
 )
 from engine.telephony import Originate, Telephony
 from media import client as media
-from tests.native_rig import PASSWORD, FakeWorker, Phone, Rig, make_rig, real_worker, settings
+from tests.native_rig import PASSWORD, FakeWorker, Phone, Rig, make_rig, real_worker, register_over_tcp, settings
 from tests.ports import loopback_address
 
 AGENT = AgentId("a0001")
@@ -100,7 +101,7 @@ async def make_scene(
     first = settings(
         tmp_path, trunk=trunk.host, contacts={AGENT: f"sip:a0001@{agent.host}:{agent.port}", "a0002": None}
     )
-    rig = await stack.enter_async_context(make_rig(first))
+    rig = await stack.enter_async_context(make_rig(first, tcp=True))
     if fake:
         rig.worker = FakeWorker(rig.telephony, ports=ports)
         rig.worker.attach()
@@ -464,6 +465,25 @@ async def test_reconfigure_swaps_agents_trunks_and_prompts(faked: Scene, tmp_pat
 async def test_registration_is_announced(faked: Scene, tmp_path: Path) -> None:
     faked.rig.telephony.on_sip_event(RegistrationChanged("a0002", reachable=True))
     assert await faked.rig.inbox.wait(AgentReachability) == AgentReachability(AgentId("a0002"), reachable=True)
+
+
+async def test_phone_registered_over_tcp_is_called_there_and_then_at_its_contact(faked: Scene) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", faked.rig.port)
+    contact = f"sip:a0002@{faked.agent.host}:{faked.agent.tcp_port};transport=tcp"
+    answer = await register_over_tcp(reader, writer, "a0002", contact)
+    assert (answer.status, answer.get("contact")) == (200, f"<{contact}>;expires=3600")
+    assert await faked.rig.inbox.wait(AgentReachability) == AgentReachability(AgentId("a0002"), reachable=True)
+    request = Originate(CallId("c"), AgentId("a0002"), Party("1"), peer=None, ring_timeout_s=5)
+    faked.telephony.originate(LegId("one"), request)
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(f"INVITE {contact} SIP/2.0".encode())
+    faked.telephony.hang_up(LegId("one"))
+    writer.close()
+    await writer.wait_closed()
+    while faked.rig.transport.connections:  # noqa: ASYNC110 - the end of a connection is no event
+        await asyncio.sleep(0)
+    faked.telephony.originate(LegId("two"), request)
+    assert (await faked.agent.ringing()).request.uri == contact
 
 
 def test_each_cause_has_a_status_and_each_ending_a_cause() -> None:
