@@ -53,8 +53,8 @@ bench: setup-test ## run every benchmark, one after the other
 		.venv/bin/python "$$file"; \
 	done
 
-prove: setup-test ## run only the calls with real phones (baresip, pjsua2, SIPp), one by one
-	@.venv/bin/pytest -n 0 --verbose tests/peers $(PYTEST_ARGS)
+prove: setup-test ## run only the calls with real phones (baresip, pjsua2, SIPp), one by one, in their long forms, with figures
+	@MURIMA_PROVE=1 .venv/bin/pytest -n 0 --verbose --log-cli-level INFO tests/peers $(PYTEST_ARGS)
 
 lock: ## choose new versions of all dependencies and write requirements/*.txt
 	@tools/lock

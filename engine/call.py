@@ -61,6 +61,7 @@ class Call:
     offers: dict[AgentId, Leg] = field(default_factory=dict)  # agents whose phones ring
     agent: Leg | None = None  # the agent who accepted
     talk_started: float | None = None  # monotonic
+    talk_started_at: datetime | None = None
     explanation: Mapping[str, object] | None = None
     legs: dict[LegId, Leg] = field(default_factory=dict)  # every leg that has not ended
     over: bool = False  # CallEnded was published

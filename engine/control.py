@@ -480,7 +480,7 @@ class CallControl:
             self._telephony.stop_play(call.caller_leg.leg_id)
         self._telephony.bridge(call.caller_leg.leg_id, call.agent.leg_id)
         call.state = CallState.TALKING
-        call.talk_started = self._clock.monotonic()
+        call.talk_started, call.talk_started_at = self._clock.monotonic(), self._clock.utc()
         if call.record:
             self._telephony.start_recording(call.call_id, call.caller_leg.leg_id, call.agent.leg_id)
             call.recording = True
@@ -560,12 +560,14 @@ class CallControl:
     # --- what comes after a call --------------------------------------------------------
 
     def _on_report(self, event: ev.LegReport) -> None:
+        kept = self.orphans.get(event.call_id)
+        originated = event.originated or (kept is not None and kept.agent_leg == event.leg_id)
         self._bus.publish(
             ev.LegMeasured(
                 event_id=self._new_id(),
                 at=self._clock.utc(),
                 call_id=event.call_id,
-                party="agent" if event.originated else "caller",
+                party="agent" if originated else "caller",
                 statistics=event.statistics,
             )
         )
@@ -610,18 +612,23 @@ class CallControl:
         if kept is None:
             return
         now = self._clock.utc()
-        duration_s = round((now - kept.started_at).total_seconds(), 3)
+        common: dict[str, Any] = {
+            "at": now,
+            "call_id": event.call_id,
+            "agent_id": AgentId(kept.agent_id) if kept.agent_id else None,
+            "queue_id": QueueId(kept.queue_id) if kept.queue_id else None,
+        }
+        if kept.talk_started_at is not None:
+            talk_s = round((now - kept.talk_started_at).total_seconds(), 3)
+            self._bus.publish(ev.TalkEnded(event_id=self._new_id(), talk_s=talk_s, **common))
         self._bus.publish(
             ev.CallEnded(
                 event_id=self._new_id(),
-                at=now,
-                call_id=event.call_id,
-                agent_id=AgentId(kept.agent_id) if kept.agent_id else None,
-                queue_id=QueueId(kept.queue_id) if kept.queue_id else None,
                 cause=EndCause.NORMAL,
                 by="system",
-                duration_s=duration_s,
+                duration_s=round((now - kept.started_at).total_seconds(), 3),
                 detail="the engine restarted during the call; ended when its audio stopped",
+                **common,
             )
         )
         log.info("call.ended", extra={"call_id": event.call_id, "cause": EndCause.NORMAL, "by": "system"})

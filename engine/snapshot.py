@@ -38,6 +38,7 @@ class CallSnapshot(msgspec.Struct, frozen=True, array_like=True):
     caller_leg: str
     agent_leg: str | None
     recording: bool
+    talk_started_at: datetime | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -64,6 +65,7 @@ def encode(call: Call) -> bytes:
             caller_leg=call.caller_leg.leg_id,
             agent_leg=call.agent.leg_id if call.agent is not None else None,
             recording=call.recording,
+            talk_started_at=call.talk_started_at,
         )
     )
 

@@ -33,19 +33,21 @@ class Worker:
 
     Attributes:
         address: IP address that its legs are offered at.
-        legs: legs that hold ports, those being closed included.
+        legs: legs that hold ports, those being closed included, and whether we called them.
         loading: prompts that it was asked to load and has not answered for.
+        orphans: calls of an earlier engine that it carries on.
         unreleased: calls to be released once it can be reached again.
     """
 
-    __slots__ = ("address", "legs", "link", "loading", "name", "unreleased")
+    __slots__ = ("address", "legs", "link", "loading", "name", "orphans", "unreleased")
 
     def __init__(self, name: str, address: str) -> None:
         self.name = name
         self.address = address
         self.link: Link | None = None
-        self.legs: set[str] = set()
+        self.legs: dict[str, bool] = {}
         self.loading: set[str] = set()
+        self.orphans: set[str] = set()
         self.unreleased: set[str] = set()
 
     @property

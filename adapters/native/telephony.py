@@ -17,6 +17,7 @@ from adapters.native.audio import LegAudio, first_common
 from adapters.native.causes import cause_of, refusal_headers, status_of
 from adapters.native.legs import Call, Cancellable, Leg, Link, Worker
 from adapters.native.settings import NativeSettings
+from adapters.sip.dialog import next_flow
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Effect, Endpoint, Event, RegistrationChanged, SessionIncoming
 from adapters.sip.errors import PeerError
@@ -207,8 +208,12 @@ class NativeTelephony:
         worker.unreleased.clear()
         worker.loading.clear()
         self._load_prompts(worker, self._settings.prompts)
+        for call_id in worker.orphans - kept:  # it is another process now
+            self._emit(OrphanEnded(CallId(call_id)))
+        worker.orphans &= kept
         for found in welcome.calls:
-            if found.call not in known:
+            if found.call not in known and found.call not in worker.orphans:
+                worker.orphans.add(found.call)
                 self._emit(CallAbandonedByEngine(CallId(found.call), found.snapshot))
 
     def on_worker_lost(self, name: str) -> None:
@@ -366,7 +371,7 @@ class NativeTelephony:
             call.worker = min(connected, key=lambda worker: (len(worker.legs), worker.name))
         if not self._send(call.worker, media.OpenLeg(leg.leg_id, call.call_id)):
             return False
-        call.worker.legs.add(leg.leg_id)
+        call.worker.legs[leg.leg_id] = leg.request is not None
         leg.opening = True
         return True
 
@@ -382,7 +387,7 @@ class NativeTelephony:
 
     def _on_open_failed(self, event: media.LegFailed) -> None:
         for worker in self._workers.values():
-            worker.legs.discard(event.leg)
+            worker.legs.pop(event.leg, None)
         self._counters["media_ports_exhausted_total"] += 1
         leg = self._legs.get(LegId(event.leg))
         if leg is not None:
@@ -471,7 +476,11 @@ class NativeTelephony:
             return contact, None
         registrar = self._endpoint.registrar
         bindings = [] if registrar is None else registrar.bindings(agent_id)
-        return (bindings[0].uri, bindings[0].flow) if bindings else None
+        if not bindings:
+            return None
+        uri, flow = bindings[0].uri, bindings[0].flow
+        # Over TCP the Contact is where to connect once the phone's own connection is gone.
+        return uri, next_flow(uri, flow, None) if flow.transport == "tcp" else flow
 
     def _invite(self, leg: Leg, request: Originate, port: int) -> None:
         worker = leg.call.worker
@@ -597,8 +606,7 @@ class NativeTelephony:
         self._emit(LegEnded(leg.leg_id, cause, status, detail))
 
     def _on_closed(self, event: media.LegClosed) -> None:
-        for worker in self._workers.values():
-            worker.legs.discard(event.leg)
+        originated = any(worker.legs.pop(event.leg, False) for worker in self._workers.values())
         s = event.statistics
         figures = MediaStatistics(
             s.codec,
@@ -611,7 +619,7 @@ class NativeTelephony:
             s.remote_jitter_ms,
             s.round_trip_ms,
         )
-        self._emit(LegReport(LegId(event.leg), CallId(event.call), figures))
+        self._emit(LegReport(LegId(event.leg), CallId(event.call), figures, originated))
         leg = self._legs.get(LegId(event.leg))
         if leg is not None:  # the worker closed it by itself
             leg.opening = False
@@ -681,6 +689,7 @@ class NativeTelephony:
         elif isinstance(event, media.RecordingEnded):
             self._on_recorded(event)
         elif isinstance(event, media.OrphanEnded):
+            worker.orphans.discard(event.call)
             self._emit(OrphanEnded(CallId(event.call)))
         elif isinstance(event, media.PromptLoaded):
             worker.loading.discard(event.prompt)

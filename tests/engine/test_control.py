@@ -342,7 +342,7 @@ def test_calls_of_an_earlier_engine_keep_their_agent_busy_until_they_end() -> No
     w.phones.ringing("a0002")
     w.control.on_leg_event(ev.OrphanEnded(call_id))
     assert w.state("a0001")[0] is AgentState.READY
-    assert w.names(call_id) == ["call.ended"]
+    assert w.names(call_id) == ["talk.ended", "call.ended"]
 
 
 def test_unreadable_snapshots_are_left_alone() -> None:

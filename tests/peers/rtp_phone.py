@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import random
 import selectors
 import socket
@@ -173,9 +174,14 @@ class RtpPhone:
             missing += int(unwrapped.max() - unwrapped.min()) + 1 - len(set(unwrapped.tolist()))
         return missing
 
-    def longest_gap_ms(self, since_s: float = 0.0) -> float:
-        """Return the longest time between two arrivals after `since_s` (monotonic), in ms."""
-        times = [arrival.at_s for arrival in self.arrivals() if arrival.at_s >= since_s]
+    def longest_gap_ms(self, since_s: float = 0.0, until_s: float = math.inf) -> float:
+        """Return the longest time between two arrivals from `since_s` to `until_s` (monotonic), in ms.
+
+        The time from `since_s` to the first arrival counts, too.
+        """
+        times = [arrival.at_s for arrival in self.arrivals() if since_s <= arrival.at_s <= until_s]
+        if since_s > 0.0:
+            times.insert(0, since_s)
         return float(np.diff(times).max() * 1000) if len(times) > 1 else 0.0
 
     def digits(self) -> str:
