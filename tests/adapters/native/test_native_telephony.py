@@ -11,6 +11,7 @@ import pytest
 
 from adapters.native.causes import STATUS, cause_of, status_of
 from adapters.sip.endpoint import RegistrationChanged
+from adapters.sip.message import Request, parse_message
 from adapters.sip.session import (
     EndReason,
     Login,
@@ -43,7 +44,17 @@ from engine.events import (
 )
 from engine.telephony import Originate, Telephony
 from media import client as media
-from tests.native_rig import PASSWORD, FakeWorker, Phone, Rig, make_rig, real_worker, register_over_tcp, settings
+from tests.native_rig import (
+    PASSWORD,
+    FakeWorker,
+    Phone,
+    Rig,
+    make_rig,
+    real_worker,
+    register_over_tcp,
+    settings,
+    udp_socket,
+)
 from tests.ports import loopback_address
 
 AGENT = AgentId("a0001")
@@ -255,14 +266,51 @@ async def test_calls_without_usable_audio_are_refused_before_anybody_rings(faked
     await faked.rig.settled()
 
 
-async def test_delayed_offer(scene: Scene) -> None:
+async def test_delayed_offer_without_an_answer_ends_the_call(scene: Scene) -> None:
     incoming, _ = await scene.incoming(body=b"")
     scene.telephony.answer(incoming.leg_id)
-    # The phone's stack takes a call for an offer of its own; its ACK has no body, so the call ends.
-    await scene.trunk.answered()
+    await scene.trunk.answered()  # our offer; the ACK of this phone has no body
     assert (await scene.ended(incoming.leg_id)).cause is EndCause.UNSUPPORTED
     scene.telephony.release_call(incoming.call_id)
     await scene.rig.settled()
+
+
+async def test_delayed_offer_is_answered_in_the_ack(faked: Scene) -> None:
+    host = faked.trunk.host
+    loop = asyncio.get_running_loop()
+    with udp_socket(host) as sock:
+        sock.setblocking(False)
+        port = sock.getsockname()[1]
+
+        def request(method: str, to: str) -> Request:
+            made = Request.build(
+                method,
+                faked.rig.number("500"),
+                via=f"SIP/2.0/UDP {host}:{port};branch=z9hG4bK{method}",
+                from_="<sip:1@x>;tag=1",
+                to=to,
+                call_id="delayed",
+                cseq=1,
+            )
+            made.set("contact", f"<sip:1@{host}:{port}>")
+            return made
+
+        async def send(made: Request) -> None:
+            await loop.sock_sendto(sock, made.serialise(), ("127.0.0.1", faked.rig.port))
+
+        await send(request("INVITE", "<sip:500@x>"))
+        incoming = await faked.rig.inbox.wait(LegIncoming)
+        faked.telephony.answer(incoming.leg_id)
+        async with asyncio.timeout(5):
+            while (ok := parse_message(await loop.sock_recv(sock, 65536))).cseq.method != "INVITE" or not ok.body:
+                continue
+        assert not faked.rig.inbox.of(LegAnswered)  # nobody knows yet where the audio goes
+        ack = request("ACK", str(ok.to))
+        ack.set("content-type", "application/sdp")
+        ack.body = faked.trunk.answer_to(ok.body)
+        await send(ack)
+        assert await faked.rig.inbox.wait(LegAnswered) == LegAnswered(incoming.leg_id)
+        assert faked.worker.sent(media.SetRemote)[0].address == host
 
 
 async def test_agent_that_answers_with_garbage_ends_that_leg_only(scene: Scene) -> None:
