@@ -77,6 +77,7 @@ class _Connection:
         self.sock = sock
         self.frames = Frames()
         self.outbox = bytearray()
+        self.writing = False  # the loop tells when more can be written
 
 
 class Link:
@@ -196,7 +197,11 @@ class Link:
         if len(outbox) > _MAX_OUTBOX:
             self._drop(connection, now, "reads nothing")
             return
-        self._loop.watch(connection.sock.fileno(), lambda at: self._on_readable(connection, at), write=bool(outbox))
+        if connection.writing is not bool(outbox):
+            connection.writing = bool(outbox)
+            self._loop.watch(
+                connection.sock.fileno(), lambda at: self._on_readable(connection, at), write=connection.writing
+            )
 
     def _drop(self, connection: _Connection, now: float, reason: str) -> None:
         if connection is self._engine:

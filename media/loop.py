@@ -24,7 +24,6 @@ PACED_ABOVE: Final = 2500.0  # ready descriptors a second
 UNPACED_BELOW: Final = 1500.0
 _MEASURE_S: Final = 0.1
 _EVENTS: Final = 512
-_MOPPING_UP: Final = 4  # extra looks within one round before the loop sleeps
 _ERRORS_LOGGED: Final = 20
 
 
@@ -53,22 +52,26 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._handlers: dict[int, Handler] = {}
+        self._handlers: list[Handler | None] = []  # by descriptor: fewer cold cache lines than a dict
         self._running = False
         self._errors = 0
 
     def watch(self, fd: int, handler: Handler, *, write: bool = False) -> None:
         """Call the handler when `fd` can be read (or also written)."""
         mask = select.EPOLLIN | (select.EPOLLOUT if write else 0)
-        if fd in self._handlers:
-            self._epoll.modify(fd, mask)
-        else:
+        handlers = self._handlers
+        if fd >= len(handlers):
+            handlers.extend([None] * (fd + 64 - len(handlers)))
+        if handlers[fd] is None:
             self._epoll.register(fd, mask)
-        self._handlers[fd] = handler
+        else:
+            self._epoll.modify(fd, mask)
+        handlers[fd] = handler
 
     def forget(self, fd: int) -> None:
         """Stop watching; before the descriptor is closed."""
-        if self._handlers.pop(fd, None) is not None:
+        if fd < len(self._handlers) and self._handlers[fd] is not None:
+            self._handlers[fd] = None
             self._epoll.unregister(fd)
 
     def stop(self) -> None:
@@ -91,23 +94,14 @@ class Loop:
         while self._running:
             events = poll(max(0.0, deadline - monotonic()), _EVENTS)
             now = monotonic()
-            ready = 0
-            looks = _MOPPING_UP if pacing.on else 0
-            while events:
-                ready += len(events)
-                for fd, _ in events:
-                    handler = handlers.get(fd)
-                    if handler is not None:
-                        try:
-                            handler(now)
-                        except Exception as exc:  # noqa: BLE001 - a fault in one leg must not stop the others
-                            self._on_fault(exc)
-                if looks == 0:
-                    break
-                looks -= 1
-                events = poll(0, _EVENTS)
-                now = monotonic()
-            pacing.on_round(ready, now)
+            for fd, _ in events:
+                handler = handlers[fd]
+                if handler is not None:
+                    try:
+                        handler(now)
+                    except Exception as exc:  # noqa: BLE001 - a fault in one leg must not stop the others
+                        self._on_fault(exc)
+            pacing.on_round(len(events), now)
             deadline = self._on_time(on_time, now)
             if pacing.on:
                 time.sleep(PACE_S)
