@@ -18,7 +18,8 @@ class DeadlineTimer:
         self._loop = loop
         self._action = action
         self._deadline: float | None = None
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: asyncio.Handle | None = None
+        self._handle_at = 0.0  # kept here: what uvloop returns for a time in the past has no when()
 
     def set(self, deadline: float | None) -> None:
         """Be due at `deadline` (the loop's monotonic seconds), or never."""
@@ -26,10 +27,10 @@ class DeadlineTimer:
         if deadline is None:
             return
         if self._handle is not None:
-            if self._handle.when() <= deadline:
+            if self._handle_at <= deadline:
                 return
             self._handle.cancel()
-        self._handle = self._loop.call_at(deadline, self._fire)
+        self._start(deadline)
 
     def cancel(self) -> None:
         """Stop for good."""
@@ -38,13 +39,17 @@ class DeadlineTimer:
             self._handle.cancel()
             self._handle = None
 
+    def _start(self, at: float) -> None:
+        self._handle = self._loop.call_at(at, self._fire)
+        self._handle_at = at
+
     def _fire(self) -> None:
         self._handle = None
         deadline = self._deadline
         if deadline is None:
             return
         if deadline > self._loop.time():
-            self._handle = self._loop.call_at(deadline, self._fire)
+            self._start(deadline)
             return
         self._deadline = None
         self._action()

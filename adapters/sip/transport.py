@@ -69,7 +69,8 @@ class SipTransport:
         self._local_addresses: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_connection = 1
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # kept here: what uvloop returns for a time in the past has no when()
         self._closed = False
         self._fault_logged_at = -_FAULT_LOG_INTERVAL_S
 
@@ -197,11 +198,12 @@ class SipTransport:
             return
         at = endpoint.deadline()
         timer = self._timer
-        if at is None or (timer is not None and timer.when() <= at + 0.001):
+        if at is None or (timer is not None and self._timer_at <= at + 0.001):
             return  # an early timer costs less than moving it with each message
         if timer is not None:
             timer.cancel()
         self._timer = self._loop.call_at(at, self._on_timer)
+        self._timer_at = at
 
     def _on_timer(self) -> None:
         self._timer = None

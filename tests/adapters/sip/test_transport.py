@@ -125,6 +125,23 @@ def test_call_on_uvloop() -> None:
         runner.run(both())
 
 
+def test_timers_that_are_overdue_on_uvloop() -> None:
+    async def late() -> None:
+        async with servers(2) as (caller, called):
+            for _ in range(2):  # the second finds a timer that is due already
+                _, effects = caller.endpoint.invite(
+                    SipUri.parse(f"sip:500@{HOST}:{called.udp}"),
+                    SDP,
+                    from_=f"<sip:1@{HOST}>",
+                    now=caller.transport.clock() - 40,
+                )
+                caller.transport.carry_out(effects)
+            assert (await caller.inbox.wait(SessionEnded)).reason is EndReason.NO_RESPONSE
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(late())
+
+
 async def test_wildcard_listener_names_the_address_towards_the_peer() -> None:
     async with servers(2, "0.0.0.0") as (caller, called):
         await one_call(caller, called, f"sip:500@127.0.0.1:{called.udp}")
