@@ -53,6 +53,7 @@ class Sipp:
         talk_ms, ring_ms, status, reason: see the scenarios.
         transport: "udp" or "tcp".
         timeout_s: SIPp gives up after this time, and its result is a failure.
+        trace: keep all messages, for `messages`; costs SIPp as much as the calls.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Sipp:
         reason: str = "Busy Here",
         transport: str = "udp",
         timeout_s: float = 30.0,
+        trace: bool = True,
     ) -> None:
         self.folder = folder
         self.address = address
@@ -98,7 +100,7 @@ class Sipp:
             *("-s", service, "-key", "caller", caller, "-cp", str(free_port(address))),
             *("-timeout", f"{timeout_s:g}s", "-timeout_error", "-recv_timeout", f"{timeout_s * 1000:.0f}"),
             *("-trace_err", "-error_file", "errors.log", "-trace_stat", "-stf", "statistics.csv", "-fd", "1"),
-            *("-trace_msg", "-message_file", "messages.log"),
+            *(("-trace_msg", "-message_file", "messages.log") if trace else ()),
             *(("-rtp_echo",) if scenario == "uas" else ()),
             "-nostdin",
         ]
