@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from collections import deque
 
@@ -13,15 +14,17 @@ from hypothesis import strategies as st
 from media import g711, rtcp, rtp
 from media.clock import Clock
 from media.dtmf import DIGITS, DtmfDecoder, DtmfSender
+from media.endpoint import Endpoint
 from media.framing import FrameError, Frames, frame
 from media.latch import Latch
-from media.leg import Tap
+from media.leg import Events, Leg, Tap
 from media.loop import Pacing
 from media.player import Player, make_prompt
 from media.ports import PortPool
-from media.protocol import Codec, PutSnapshot
+from media.protocol import Codec, PutSnapshot, SetRemote
 from media.recorder import Channel, Timeline
 from tests import g711 as formulas
+from tests.ports import free_port
 
 # --- G.711 ----------------------------------------------------------------------------------
 
@@ -398,3 +401,35 @@ def test_an_oversized_frame_is_an_error() -> None:
         list(Frames().feed(b"\x7f\xff\xff\xff"))
     with pytest.raises(FrameError):
         frame(PutSnapshot("c", bytes(2 << 20)))
+
+
+def test_a_closed_leg_leaves_no_cycle_for_a_collector_that_never_runs() -> None:
+    events = Events(
+        digit=lambda _leg, _digit: None,
+        play_ended=lambda leg, play_id, *, completed: None,
+        silent=lambda _leg, _ms: None,
+        resumed=lambda _leg: None,
+        start_clock=lambda _leg: None,
+        watch_peer=lambda _leg, _peer: None,
+    )
+    port = free_port(span=4, align=2)
+    legs = [Leg(name, "call", Endpoint("127.0.0.1", port + 2 * i), events) for i, name in enumerate("ab")]
+    gc.collect()
+    gc.disable()
+    try:
+        for leg in legs:
+            assert leg.set_remote(SetRemote(leg.leg_id, "127.0.0.1", 9, Codec.PCMU, 0, 101), 1.0)
+        legs[0].bridge(legs[1])
+        legs[1].echo(on=True)
+        legs[0].play(Player("p", make_prompt("x", dict.fromkeys(Codec, b"x" * 100)), loop=False))
+        assert legs[0].press("1", 100)
+        legs[0].on_tick(2.0)
+        legs[0].reception.on_rtp(2.0)
+        for leg in legs:
+            leg.close()
+            leg.close()  # harmless
+        del leg
+        legs.clear()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
