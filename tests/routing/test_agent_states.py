@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -25,18 +24,9 @@ from routing.events import (
 )
 from routing.model import AgentSettings, AgentState, NoAnswer, QueueSettings, RoutingSettings, Strategy
 from routing.router import RING_GRACE_S, Router
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "agent-states.md"
+from tests.agent_states import documented_rows
 
 BREAK, READY, OFFLINE = AgentState.BREAK, AgentState.READY, AgentState.OFFLINE
-
-
-def documented_rows() -> dict[str, tuple[str, str, str]]:
-    text = PAGE.read_text(encoding="utf-8")
-    table = text.split("<!-- table:begin -->")[1].split("<!-- table:end -->")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
-    assert len({row[0] for row in rows}) == len(rows), "a case appears twice"
-    return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
 
 class World:
