@@ -1,7 +1,8 @@
 """What does relaying one G.711 packet cost a media worker, beside a relay in C?
 
 Calls of two legs, 20 ms PCMU packets evenly spread over the 20 ms, all on loopback. In one
-run, round by round: a C epoll relay, the same C paced at 1 ms, and our worker. CPU is the
+run, round by round: a C epoll relay, the same C paced at 1 ms, and our worker. The C relay uses
+connected sockets, as we do: one with recvfrom and sendto would be a slower, easier baseline. CPU is the
 scheduler's account (/proc/PID/task/*/schedstat) of all threads of the relay under test, divided
 by the packets that the phones sent; delay is from the phone's send to the kernel's receive
 timestamp at the other phone.
