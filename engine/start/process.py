@@ -152,7 +152,8 @@ class Engine:
         await asyncio.wait({over, hurry}, timeout=self._document.drain_s, return_when=asyncio.FIRST_COMPLETED)
         over.cancel()
         hurry.cancel()
-        for call_id in tuple(self._control.calls):
+        # Those who wait go first: an agent set free must not be rung for a call that ends in the same moment.
+        for call_id in reversed(tuple(self._control.calls)):
             self._control.hang_up(call_id, EndCause.SHUTDOWN)
         # SIP gives up a phone that is gone after half a minute; that must not hold up the end.
         with contextlib.suppress(TimeoutError):
