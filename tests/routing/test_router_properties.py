@@ -119,15 +119,15 @@ class Histories(RuleBasedStateMachine):
         if offers := self.ringing():
             self.send(OfferFailed(*offers[which % len(offers)], reason))
 
-    @rule(contact_id=contact_ids, agent_id=agent_ids)
-    def end_anything(self, contact_id: str, agent_id: str) -> None:
-        self.send(ConversationEnded(contact_id, agent_id))
+    @rule(contact_id=contact_ids, agent_id=agent_ids, phone_lost=st.booleans())
+    def end_anything(self, contact_id: str, agent_id: str, phone_lost: bool) -> None:
+        self.send(ConversationEnded(contact_id, agent_id, phone_lost))
 
-    @rule(agent_id=agent_ids)
-    def end(self, agent_id: str) -> None:
+    @rule(agent_id=agent_ids, phone_lost=st.booleans())
+    def end(self, agent_id: str, phone_lost: bool) -> None:
         status = self.shadowed.router.agent(agent_id)
         if status is not None and status.contact_id is not None:
-            self.send(ConversationEnded(status.contact_id, agent_id))
+            self.send(ConversationEnded(status.contact_id, agent_id, phone_lost))
 
     @rule(agent_id=agent_ids, state=st.sampled_from(AgentState))
     def ask(self, agent_id: str, state: AgentState) -> None:
