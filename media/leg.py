@@ -746,14 +746,14 @@ class Leg:
             for digit in decoder.on_time(now):
                 self._events.digit(self, digit)
         heard = self.last_heard
-        if heard == 0.0:
-            return
+        if heard == 0.0:  # muted, or a test without audio: not worth asking soon, but not to be kept for ever either
+            silence_timeout_s *= _NEVER_HEARD
         quiet = now - max(heard, self._flow_start)
         if self.silent:
             if quiet < silence_timeout_s:
                 self.silent = False
                 self._events.resumed(self)
-        elif quiet >= silence_timeout_s and self._direction in _RECEIVING:
+        elif quiet >= silence_timeout_s and self._latch is not None and self._direction in _RECEIVING:
             self.silent = True
             self._events.silent(self, round(quiet * 1000))
 

@@ -53,7 +53,7 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: list[Handler | None] = []  # by descriptor: fewer cold cache lines than a dict
-        self._running = False
+        self._stopped = False
         self._errors = 0
 
     def watch(self, fd: int, handler: Handler, *, write: bool = False) -> None:
@@ -75,8 +75,8 @@ class Loop:
             self._epoll.unregister(fd)
 
     def stop(self) -> None:
-        """Leave `run` after this round."""
-        self._running = False
+        """Leave `run` after this round, or at once when it has not begun yet."""
+        self._stopped = True
 
     def run(self, on_time: Callable[[float], float]) -> None:
         """Serve until `stop`.
@@ -89,9 +89,8 @@ class Loop:
         handlers = self._handlers
         pacing = Pacing()
         monotonic = time.monotonic
-        self._running = True
         deadline = on_time(monotonic())
-        while self._running:
+        while not self._stopped:
             events = poll(max(0.0, deadline - monotonic()), _EVENTS)
             now = monotonic()
             for fd, _ in events:
