@@ -15,9 +15,9 @@ import pytest
 
 from tests.audio import align_and_correlate, correlate_unslipped, load_wav, save_wav
 from tests.peers.baresip import Baresip
-from tests.peers.murima import MurimaProcess
+from tests.peers.murima import PROGRAM, MurimaProcess
 from tests.peers.pjsua import Pjsua
-from tests.peers.process import PeerError
+from tests.peers.process import PeerError, PeerProcess
 from tests.peers.rtp_phone import RtpBank
 from tests.peers.sip_phone import SipCall, SipPhone
 from tests.ports import free_port, loopback_address
@@ -219,3 +219,141 @@ async def test_calls_outlive_the_engine(tmp_path: Path, bank: RtpBank) -> None:
         heard = agent.heard(), caller.heard()
     assert align_and_correlate(said["caller"], heard[0], RATE).correlation >= 0.95
     assert align_and_correlate(said["agent"], heard[1], RATE).correlation >= 0.95
+
+
+async def test_a_killed_worker_ends_its_calls_and_is_replaced(tmp_path: Path, bank: RtpBank) -> None:
+    carrier, seats = loopback_address(), loopback_address()
+    async with (
+        SipPhone("a0002", bank, address=seats, port=free_port(seats)) as agent,
+        SipPhone("2000", bank, address=carrier) as caller,
+        MurimaProcess(config([carrier], {"a0002": agent.uri}), tmp_path / "murima") as murima,
+    ):
+        await murima.login()
+        await database(murima, ok=True)
+        call, taken = await connected(caller, "60002", agent, murima)
+        (worker,) = murima.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        assert await call.ended() == "bye"
+        assert await taken.ended() == "bye"
+        await changed_pid(worker, lambda: murima.worker_pids()[0])
+        await murima.ready()
+        await agent_states(murima, {"a0002": "ready"})
+        call, taken = await connected(caller, "60002", agent, murima)
+        await call.hang_up()
+        assert await taken.ended() == "bye"
+        document = await murima.until("/api/v1/interactions", lambda document: document["pagination"]["total"] == 2)
+        assert [row["cause"] for row in document["data"]] == ["normal", "failed"]
+        assert "worker" in document["data"][1]["recording_error"]
+        assert murima.open_udp_ports() == set()
+
+
+async def test_a_worker_killed_with_a_carried_on_call_keeps_nobody_busy(tmp_path: Path, bank: RtpBank) -> None:
+    """First the engine, then the worker that carries the call on."""
+    carrier, seats = loopback_address(), loopback_address()
+    async with (
+        SipPhone("a0002", bank, address=seats, port=free_port(seats)) as agent,
+        SipPhone("2000", bank, address=carrier) as caller,
+        MurimaProcess(config([carrier], {"a0002": agent.uri}), tmp_path / "murima") as murima,
+    ):
+        await murima.login()
+        call, taken = await connected(caller, "60002", agent, murima)
+        await kill_engine(murima)
+        await murima.login()
+        await agent_states(murima, {"a0002": "talking"})
+        (worker,) = murima.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        await changed_pid(worker, lambda: murima.worker_pids()[0])
+        await agent_states(murima, {"a0002": "ready"})
+        await murima.until("/api/v1/interactions", lambda document: document["pagination"]["total"] == 1)
+        await asyncio.gather(call.hang_up(), taken.hang_up())
+
+
+async def test_calls_go_on_while_the_database_dies_and_nothing_is_forgotten(tmp_path: Path, bank: RtpBank) -> None:
+    carrier, seats = loopback_address(), loopback_address()
+    async with (
+        SipPhone("a0002", bank, address=seats, port=free_port(seats)) as agent,
+        SipPhone("2000", bank, address=carrier) as caller,
+        MurimaProcess(config([carrier], {"a0002": agent.uri}), tmp_path / "murima") as murima,
+    ):
+        await murima.login()
+        await database(murima, ok=True)
+        before = await connected(caller, "60002", agent, murima)
+        postmaster = int((murima.data / "postgres" / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGKILL)
+        killed_at = time.monotonic()
+        await before[0].hang_up()
+        assert await before[1].ended() == "bye"
+        during = await connected(caller, "60002", agent, murima)
+        await database(murima, ok=True)
+        assert max(end.rtp.longest_gap_ms(killed_at) for end in during) <= 500.0
+        await during[0].hang_up()
+        assert await during[1].ended() == "bye"
+        document = await murima.until("/api/v1/interactions", lambda document: document["pagination"]["total"] == 2)
+        assert [row["cause"] for row in document["data"]] == ["normal", "normal"]
+        assert all(row["talk_s"] > 0 and row["agent_id"] == "a0002" for row in document["data"])
+        assert int((murima.data / "postgres" / "postmaster.pid").read_text().split()[0]) != postmaster
+
+
+async def logged(murima: MurimaProcess, event: str) -> None:
+    async with asyncio.timeout(5):
+        while event not in murima.log():  # noqa: ASYNC110  # a file does not tell
+            await asyncio.sleep(0.02)
+
+
+async def database(murima: MurimaProcess, *, ok: bool) -> None:
+    """Wait until readiness tells that the database answers, or does not."""
+
+    def told(document: dict[str, Any]) -> bool:
+        return any(part["name"] == "database" and part["ok"] is ok for part in document["data"]["components"])
+
+    await murima.until("/readyz", told, timeout_s=30.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_lets_calls_end_then_ends_them(tmp_path: Path, bank: RtpBank, number: signal.Signals) -> None:
+    carrier, seats = loopback_address(), loopback_address()
+    async with (
+        SipPhone("a0002", bank, address=seats, port=free_port(seats)) as agent,
+        SipPhone("a0003", bank, address=seats, port=free_port(seats)) as other,
+        SipPhone("2000", bank, address=carrier) as caller,
+        MurimaProcess(config([carrier], {"a0002": agent.uri, "a0003": other.uri}), tmp_path / "murima") as murima,
+    ):
+        call, taken = await connected(caller, "60002", agent, murima)
+        first, second = await connected(caller, "500", other, murima)
+        waiting = caller.dial("500", murima.sip)
+        await waiting.answered()
+        asked_at = time.monotonic()
+        os.kill(murima.pid, number)
+        await logged(murima, "engine.draining")
+        await first.hang_up()  # this one ends by itself
+        assert await second.ended() == "bye"
+        late = caller.dial("60003", murima.sip)
+        assert await late.ended() == "refused"
+        assert late.status == 503
+        assert await call.ended() == "bye"
+        assert await taken.ended() == "bye"
+        assert await waiting.ended() == "bye"
+        assert time.monotonic() - asked_at >= 0.9  # the drain time
+        assert await murima.wait(20) == 0
+        recorded = list((murima.data / "recordings").iterdir())
+        assert [path.name for path in recorded] == [f"{our_call_id(taken)}.wav"]
+
+
+async def test_two_murimas_do_not_share_a_data_folder(tmp_path: Path, bank: RtpBank) -> None:
+    carrier, seats = loopback_address(), loopback_address()
+    async with (
+        SipPhone("a0002", bank, address=seats, port=free_port(seats)) as agent,
+        SipPhone("2000", bank, address=carrier) as caller,
+        MurimaProcess(config([carrier], {"a0002": agent.uri}), tmp_path / "murima") as murima,
+    ):
+        call, taken = await connected(caller, "60002", agent, murima)
+        second = PeerProcess("second murima", tmp_path / "second.log")
+        await second.start([PROGRAM, "serve", "--config", murima.config_file, "--data", murima.data])
+        assert await second.wait(20) == 1
+        assert second.log.read_text() == (
+            f"another murima (process {murima.pid}) already serves {murima.data}; "
+            "stop it, or give another folder with --data\n"
+        )
+        await hear_each_other(call, taken)
+        await call.hang_up()
+        assert await taken.ended() == "bye"
