@@ -32,6 +32,7 @@ _SENDING: Final = (Direction.SENDRECV, Direction.SENDONLY)
 _RECEIVING: Final = (Direction.SENDRECV, Direction.RECVONLY)
 _READS: Final = 16  # datagrams taken from a slow-path socket at once
 _CATCH_UP_S: Final = 0.25
+_NEVER_HEARD: Final = 10  # times the silence timeout: a peer that never sent anything
 _CAPACITY: Final = 2048
 _BUFFER: Final = bytearray(_CAPACITY)  # the datagram being worked on; one loop, one thread
 _VIEW: Final = memoryview(_BUFFER)
@@ -475,7 +476,7 @@ class Leg:
         self.payload_type = self.reception.payload_type = remote.payload_type
         self.dtmf_payload_type = remote.dtmf_payload_type
         self.ptime_ms = max(10, min(60, remote.ptime_ms // TICK_MS * TICK_MS))
-        if remote.direction is not self._direction:
+        if remote.direction is not self._direction or self._latch is None:
             self._flow_start = now
         self._direction = remote.direction
         done = True

@@ -243,6 +243,19 @@ async def test_silence_is_reported_once_and_its_end() -> None:
         await rig.event(MediaSilent)
 
 
+async def test_a_leg_that_never_hears_anything_is_reported_later() -> None:
+    async with worker("--silence-timeout-s", "0.2") as rig:
+        a, b = rig.phone(), rig.phone()
+        await rig.leg("a", a)
+        await rig.leg("b", b)
+        await rig.settle()
+        b.send(b"b" * 160)
+        assert (await rig.event(MediaSilent)).leg == "b"
+        silent = await rig.event(MediaSilent)
+        assert silent.leg == "a"
+        assert silent.silent_ms >= 2000
+
+
 async def test_ports_run_out_and_come_back() -> None:
     async with worker(ports=4) as rig:
         await rig.leg("a", rig.phone())
