@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from media import protocol
 from media.disk import Disk
@@ -68,18 +69,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _JsonLines(logging.Formatter):
+    """The keys of the engine's log (`engine.log`), so that a collector reads one format."""
+
     def format(self, record: logging.LogRecord) -> str:
         facts = {key: value for key, value in vars(record).items() if key not in _RECORD_FIELDS}
-        line = {"time": record.created, "level": record.levelname.lower(), "event": record.getMessage(), **facts}
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        level = record.levelname.lower()
+        line = {"time": at, "level": level, "logger": record.name, "msg": record.getMessage(), **facts}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
 class _Lines(_JsonLines):
     def format(self, record: logging.LogRecord) -> str:
         facts = " ".join(f"{k}={v}" for k, v in vars(record).items() if k not in _RECORD_FIELDS)
-        text = f"{self.formatTime(record)} {record.levelname.lower()} {record.getMessage()} {facts}"
+        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        text = f"{at} {record.levelname.lower():<8} {record.getMessage()}  {facts}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
