@@ -10,10 +10,12 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 
 HIDDEN = "***"
 
 _MAX_TEXT = 2_000
+_CACHED_LENGTH = 64
 _MAX_ITEMS = 50
 _MAX_DEPTH = 4
 _KEPT_DIGITS = 2
@@ -61,16 +63,23 @@ def mask_number(text: str) -> str:
 
 def mask(text: str) -> str:
     """Hide credentials, SIP users that are numbers, and phone numbers within a text."""
+    return _mask_cached(text) if len(text) <= _CACHED_LENGTH else _mask(text)
+
+
+def _mask(text: str) -> str:
     text = _CREDENTIALS.sub(_hide, text)
     text = _SIP_USER.sub(lambda found: found["scheme"] + mask_number(found["user"]), text)
     return _PHONE.sub(lambda found: mask_number(found[0]), text)
+
+
+_mask_cached = lru_cache(maxsize=2048)(_mask)  # event names, agents and queues come again and again
 
 
 def mask_field(name: str, value: object, depth: int = 0) -> object:
     """A field of a record as it may be logged: JSON-ready, bounded, masked by name and by content."""
     if value is None or isinstance(value, bool):
         return value
-    if _SECRET.search(name):
+    if _is_secret(name):
         return HIDDEN
     if isinstance(value, Enum):
         value = value.value
@@ -93,6 +102,12 @@ def mask_field(name: str, value: object, depth: int = 0) -> object:
     return mask(str(value)[:_MAX_TEXT])
 
 
+@lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    return _SECRET.search(name) is not None
+
+
+@lru_cache(maxsize=1024)
 def _is_number(name: str) -> bool:
     return name not in _IDENTITY and _NUMBER.search(name) is not None
 
