@@ -58,10 +58,10 @@ class MurimaProcess:
     ) -> None:
         self.folder = folder
         self.address = address or loopback_address()
-        self.sip_port = free_port(self.address)
-        self.http_port = free_port(self.address)
-        self._rtp_first = free_port(self.address, span=rtp_ports, align=2)
-        self._rtp_last = self._rtp_first + rtp_ports - 1
+        # In one row, so that none lies within the others.
+        first = free_port(self.address, span=rtp_ports + 2, align=2)
+        self._rtp_first, self._rtp_last = first, first + rtp_ports - 1
+        self.sip_port, self.http_port = first + rtp_ports, first + rtp_ports + 1
         self._config = config
         self._environment = dict(environment or {})
         # Short, because Unix socket paths are; and not below pytest's folder, which is closed to other users.
@@ -285,7 +285,11 @@ class MurimaProcess:
         if self.http is not None:
             await self.http.close()
             self.http = None
+        below = _descendants(self._process.pid) if self._process.running else []
         await self._process.stop(_STOP_S)
+        for pid in below:  # none, unless the supervisor had to be killed: workers outlive it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _tidy(self) -> None:
         if self._own_data:
