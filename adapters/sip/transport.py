@@ -175,22 +175,38 @@ class SipTransport:
 
     def send(self, flow: Flow, data: bytes) -> None:
         """Put bytes on the wire; failures come back to the endpoint."""
-        if not self._is_literal(flow.host):
-            known = self._looked_up.get(flow.host)
-            if known is None or known[1] < self._loop.time():
-                self._look_up(flow, data)
-                return
-            flow = flow._replace(host=known[0])
+        connection = self._connections.get(flow.connection)
+        if connection is not None and connection.usable:  # whatever name its owner gave in Contact
+            connection.write(data)
+            return
+        if self._is_literal(flow.host):
+            self._deliver(flow, flow.host, data)
+            return
+        known = self._looked_up.get(flow.host)
+        if known is None or known[1] < self._loop.time():
+            self._look_up(flow, data)
+        else:
+            self._deliver(flow, known[0], data)
+
+    def _deliver(self, flow: Flow, address: str, data: bytes) -> None:
+        """Send to the IP address that the host of `flow` is, or was found to have."""
         if flow.transport == "udp":
             transport = self._udp.get(flow.local)
             if transport is not None and not transport.is_closing():
-                transport.sendto(data, (flow.host, flow.port))
+                try:
+                    transport.sendto(data, (address, flow.port))
+                except ValueError:  # uvloop, for an address of the other family or with a strange zone
+                    self._unsendable(flow)
             return
-        connection = self._connections.get(flow.connection) or self._by_peer.get((flow.host, flow.port))
-        if connection is not None:
+        connection = self._by_peer.get((address, flow.port))
+        if connection is not None and connection.usable:
             connection.write(data)
         else:
-            self._connect(flow, data)
+            self._connect(flow, address, data)
+
+    def _unsendable(self, flow: Flow) -> None:
+        self.counters["sip_unsendable_total"] += 1
+        self._loop.call_soon(self._unreachable, flow)  # once the command that wanted it has returned
 
     def _arm(self) -> None:
         endpoint = self._endpoint
@@ -263,7 +279,7 @@ class SipTransport:
         try:
             found = await self._loop.getaddrinfo(host, None, family=family, type=socket.SOCK_DGRAM)
             address = str(found[0][4][0])
-        except OSError:
+        except (OSError, ValueError):  # ValueError: what can be no name, such as one with an empty label
             self.counters["sip_lookups_failed_total"] += 1
             for flow in {flow for flow, _ in self._looking_up.pop(host)}:
                 self._unreachable(flow)
@@ -276,21 +292,24 @@ class SipTransport:
 
     # --- connections ----------------------------------------------------------------------
 
-    def _connect(self, flow: Flow, data: bytes) -> None:
-        waiting = self._connecting.setdefault((flow.host, flow.port), [])
+    def _connect(self, flow: Flow, address: str, data: bytes) -> None:
+        waiting = self._connecting.setdefault((address, flow.port), [])
         if len(waiting) < 1000:
             waiting.append((flow, data))
         if len(waiting) == 1:
-            self._spawn(self._open(flow))
+            self._spawn(self._open((address, flow.port), flow.local))
 
-    async def _open(self, flow: Flow) -> None:
-        peer = (flow.host, flow.port)
+    async def _open(self, peer: tuple[str, int], local: int) -> None:
+        listener = self._listeners[local]
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await self._loop.create_connection(
-                    partial(_Connection, self, flow.local), flow.host, flow.port
+                    partial(_Connection, self, local),
+                    *peer,
+                    # Peers may know us by the address we listen at.
+                    local_addr=None if listener.wildcard else (listener.host, 0),
                 )
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, ValueError):
             self.counters["sip_connects_failed_total"] += 1
             for failed in {flow for flow, _ in self._connecting.pop(peer)}:
                 self._unreachable(failed)
@@ -418,6 +437,11 @@ class _Connection(asyncio.Protocol):
             self.close()
         else:
             self._idle = self._loop.call_later(left, self._on_idle)
+
+    @property
+    def usable(self) -> bool:
+        """Whether what is written may still arrive."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
         """Send, unless the peer has stopped reading."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,11 +14,12 @@ from adapters.sip import transport as subject
 from adapters.sip.access import AccessPolicy, Trunk
 from adapters.sip.endpoint import Endpoint, SessionIncoming
 from adapters.sip.message import parse_message
-from adapters.sip.session import EndReason, Session, SessionAnswered, SessionEnded
+from adapters.sip.session import EndReason, Session, SessionAcked, SessionAnswered, SessionEnded
 from adapters.sip.transaction import Flow
 from adapters.sip.transport import SipTransport
 from adapters.sip.uri import SipUri
 from tests.native_rig import Inbox, new_token, tcp_socket, udp_socket, verifier_for
+from tests.ports import loopback_address
 from tests.sip_link import SDP
 
 HOST = "127.0.0.1"
@@ -154,13 +156,70 @@ async def test_host_names_are_looked_up() -> None:
         await one_call(caller, called, f"sip:500@localhost:{called.tcp};transport=tcp")
 
 
-@pytest.mark.parametrize("target", ["sip:500@127.0.0.1:{port};transport=tcp", "sip:500@no-such-host.invalid"])
+UNREACHABLE = [
+    "sip:500@127.0.0.1:{port};transport=tcp",
+    "sip:500@localhost:{port};transport=tcp",
+    "sip:500@no-such-host.invalid",
+    "sip:500@an..empty.label",
+    "sip:500@" + "x" * 70,
+    "sip:500@[::1]",  # no listener of that family
+    "sip:500@x;maddr=127.0.0.1%25zone",
+]
+
+
+def test_unreachable_target_fails_at_once_on_uvloop() -> None:
+    async def call_all() -> None:
+        async with servers(1) as (caller,):
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as closed:
+                closed.bind((HOST, 0))
+                for target in UNREACHABLE:
+                    session = caller.call(target.format(port=closed.getsockname()[1]))
+                    ended = await caller.inbox.wait(SessionEnded)
+                    assert (target, ended.session, ended.reason) == (target, session, EndReason.UNREACHABLE)
+            assert not caller.transport._looking_up
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(call_all())
+
+
+@pytest.mark.parametrize("target", UNREACHABLE[:5])  # asyncio tells the others apart only by an error without address
 async def test_unreachable_target_fails_at_once(target: str) -> None:
     async with servers(1) as (caller,):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as closed:
             closed.bind((HOST, 0))
             caller.call(target.format(port=closed.getsockname()[1]))
             assert (await caller.inbox.wait(SessionEnded)).reason is EndReason.UNREACHABLE
+
+
+async def test_connection_is_used_whatever_name_the_contact_gives() -> None:
+    async with servers(1) as (server,):
+        reader, writer = await asyncio.open_connection(HOST, server.tcp)
+        contact = b"Contact: <sip:a@no-such-host.invalid;transport=tcp>\r\nMax-Forwards"
+        invite = options(transport="TCP").replace(b"OPTIONS", b"INVITE").replace(b"Max-Forwards", contact)
+        writer.write(invite)
+        incoming = await server.inbox.wait(SessionIncoming)
+        server.transport.carry_out(server.endpoint.answer(incoming.session, SDP, server.transport.clock()))
+        answer = b""
+        while not answer.startswith(b"SIP/2.0 200"):
+            answer = await read_message(reader)
+        to = re.search(rb"To: [^\r]*", answer)
+        assert to is not None
+        writer.write(
+            invite.replace(b"INVITE", b"ACK").replace(b"z9hG4bK", b"z9hG4bKa").replace(b"To: <sip:x@127.0.0.1>", to[0])
+        )
+        await server.inbox.wait(SessionAcked)
+        server.transport.carry_out(server.endpoint.hang_up(incoming.session, server.transport.clock()))
+        assert (await read_message(reader)).startswith(b"BYE sip:a@no-such-host.invalid")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_connections_of_ours_come_from_the_address_we_listen_at() -> None:
+    host = loopback_address()
+    async with servers(1, host) as (caller,), servers(1) as (called,):
+        caller.call(f"sip:500@{HOST}:{called.tcp};transport=tcp")
+        incoming = await called.inbox.wait(SessionIncoming)
+        assert incoming.session.flow.host == host
 
 
 async def test_bad_datagrams_disturb_nobody() -> None:
