@@ -105,6 +105,11 @@ class Link:
         self.events_dropped = 0
         loop.watch(server.fileno(), self._on_accept)
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is an engine."""
+        return self._engine is not None
+
     def emit(self, event: Event) -> None:
         """Send an event to the engine, at the end of this round, or keep it for the next engine."""
         data = frame(event)

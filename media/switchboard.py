@@ -113,6 +113,11 @@ class Switchboard:
             protocol.AskStatistics: self._ask_statistics,
         }
 
+    @property
+    def calls(self) -> int:
+        """How many calls there are."""
+        return len(self._calls)
+
     # --- engine ---------------------------------------------------------------------------
 
     def on_engine(self, now: float) -> list[KeptCall]:

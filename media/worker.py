@@ -1,14 +1,14 @@
 """The media worker process: `python -m media.worker --socket PATH --address IP --ports LOW-HIGH --name NAME`.
 
 One process, one loop, one disk thread. It outlives the engine: without one it carries
-on with its calls, and the next engine finds them again.
+on with its calls, and the next engine finds them again. With neither an engine nor calls
+for five minutes it ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import logging
 import os
 import random
@@ -17,12 +17,12 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from media import protocol
 from media.disk import Disk
 from media.endpoint import is_numeric
 from media.link import Link, LinkError, listen
+from media.log import start_logging
 from media.loop import Loop
 from media.ports import PortPool
 from media.switchboard import Switchboard
@@ -31,7 +31,6 @@ log = logging.getLogger("murima.media.worker")
 
 _FINISH_S = 20.0  # for recordings, at the end
 _SWITCH_INTERVAL_S = 0.0005  # how long the disk thread may keep the interpreter from the loop
-_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def _ports(text: str) -> tuple[int, int]:
@@ -65,34 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="worker-0")
     parser.add_argument("--silence-timeout-s", type=_seconds, default=30.0)
     parser.add_argument("--orphan-grace-s", type=_seconds, default=10.0)
+    parser.add_argument(
+        "--forsaken-s", type=_seconds, default=300.0, help="end after this long with neither an engine nor calls"
+    )
     return parser
-
-
-class _JsonLines(logging.Formatter):
-    """The keys of the engine's log (`engine.log`), so that a collector reads one format."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        facts = {key: value for key, value in vars(record).items() if key not in _RECORD_FIELDS}
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        level = record.levelname.lower()
-        line = {"time": at, "level": level, "logger": record.name, "msg": record.getMessage(), **facts}
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
-class _Lines(_JsonLines):
-    def format(self, record: logging.LogRecord) -> str:
-        facts = " ".join(f"{k}={v}" for k, v in vars(record).items() if k not in _RECORD_FIELDS)
-        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        text = f"{at} {record.levelname.lower():<8} {record.getMessage()}  {facts}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-
-
-def _start_logging() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines() if sys.stderr.isatty() else _JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def _raise_descriptor_limit() -> None:
@@ -136,6 +111,9 @@ class Worker:
         )
         self._board.events_dropped = lambda: self._link.events_dropped
         self._loop.watch(reader, self._on_wake)
+        self._forsaken_s: float = options.forsaken_s
+        self._look_at = 0.0
+        self._needed_at = time.monotonic()
 
     def _emit(self, event: protocol.Event) -> None:
         self._link.emit(event)
@@ -159,7 +137,18 @@ class Worker:
     def _on_time(self, now: float) -> float:
         deadline = self._board.on_time(now)
         self._link.flush(now)
+        if now >= self._look_at:
+            self._look_at = now + self._forsaken_s / 30
+            self._look(now)
         return deadline
+
+    def _look(self, now: float) -> None:
+        """Leave when nobody needs us: the supervisor is gone for good, and so are the calls."""
+        if self._link.connected or self._board.calls:
+            self._needed_at = now
+        elif now - self._needed_at > self._forsaken_s:
+            log.warning("media.worker_forsaken", extra={"worker": self._name})
+            self._loop.stop()
 
     def run(self) -> None:
         """Serve until SIGTERM or Quit, then finish recordings and leave."""
@@ -185,7 +174,7 @@ class Worker:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker; returns the exit status."""
     options = _parser().parse_args(arguments)
-    _start_logging()
+    start_logging()
     _raise_descriptor_limit()
     try:
         worker = Worker(options)

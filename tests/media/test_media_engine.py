@@ -224,6 +224,22 @@ def _appears(path: Path) -> None:
         time.sleep(0.02)
 
 
+async def test_a_worker_that_nobody_needs_any_more_leaves() -> None:
+    async with worker("--forsaken-s", "0.3", "--orphan-grace-s", "60") as rig:
+        a, _ = await _call(rig)
+        rig.client.close()
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:  # a call is reason enough to stay
+            a.send(b"t" * 160)
+            await asyncio.sleep(0.02)
+        await rig.connect()
+        rig.send(ReleaseCall("call"))
+        await rig.settle()
+        rig.client.close()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await rig.process.wait() == 0
+
+
 async def _spawn(path: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "media.worker", "--socket", path, "--address", "127.0.0.1", "--ports", "20000-20009",

@@ -111,6 +111,10 @@ class PeerProcess:
     def returncode(self) -> int | None:
         return None if self._process is None else self._process.returncode
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
     async def wait(self, timeout_s: float) -> int:
         """Wait for the end; returns the exit status.
 
