@@ -486,7 +486,7 @@ async def test_sigterm_lets_calls_finish(tmp_path: Path, bank: RtpBank) -> None:
         await call.rtp.until_quiet()
         assert align_and_correlate(said, call.rtp.heard(), RATE).correlation >= 0.95
         await call.hang_up()
-        assert await murima.wait(10) == 0
+        assert await murima.wait(20) == 0
 
 
 async def test_sigterm_ends_calls_after_drain_s(tmp_path: Path, bank: RtpBank) -> None:
@@ -496,4 +496,4 @@ async def test_sigterm_ends_calls_after_drain_s(tmp_path: Path, bank: RtpBank) -
         await call.answered()
         os.kill(murima.pid, signal.SIGTERM)
         assert await call.ended(5) == "bye"
-        assert await murima.wait(10) == 0
+        assert await murima.wait(20) == 0
