@@ -209,7 +209,7 @@ async def test_connection_is_used_whatever_name_the_contact_gives() -> None:
         )
         await server.inbox.wait(SessionAcked)
         server.transport.carry_out(server.endpoint.hang_up(incoming.session, server.transport.clock()))
-        assert (await read_message(reader)).startswith(b"BYE sip:a@no-such-host.invalid")
+        assert b"BYE sip:a@no-such-host.invalid" in await read_message(reader)  # behind the body of the 200
         writer.close()
         await writer.wait_closed()
 
