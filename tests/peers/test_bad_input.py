@@ -35,6 +35,7 @@ SEED = 20261123
 
 def config() -> dict[str, Any]:
     return {
+        "drain_s": 1,
         "sip": {"trunks": [{"name": "carrier", "match": [CARRIER]}]},
         "users": [{"username": "admin", "password": "secret", "role": "administrator"}],
         "agents": [
@@ -69,7 +70,7 @@ async def murima(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Muri
     folder = tmp_path_factory.mktemp("bad-input")
     save_wav(folder / "welcome.wav", speech(1.0), RATE)
     (folder / "broken.wav").write_bytes(b"RIFF\x10\0\0\0WAVEthis is no audio")
-    async with MurimaProcess(config(), folder) as murima:
+    async with MurimaProcess(config(), folder, rtp_ports=2000) as murima:
         await murima.login()
         await murima.database_connected()
         yield murima
@@ -537,3 +538,48 @@ async def test_an_agents_phone_that_only_rings(murima: MurimaProcess, bank: RtpB
         assert not call.end_reason
         await call.hang_up()
     await no_call(murima)
+
+
+async def test_calls_between_phones_that_talk_nonsense(murima: MurimaProcess, bank: RtpBank) -> None:
+    """The last test here, because some of its calls stay up until somebody finds out that nobody is there."""
+    chance = random.Random(SEED)
+    answer = SDP + "m=audio 4000 RTP/AVP 0\r\n"
+
+    def agent_says(message: Message) -> list[bytes]:
+        if message.status is not None or message.method == "ACK":
+            return []
+        if message.method != "INVITE":
+            return [mutated(response(message, "200 OK", CONTACT), chance), response(message, "200 OK", CONTACT)]
+        status = chance.choice(["200 OK", "200 OK", "302 Moved", "401 Unauthorized", "486 Busy Here", "603 Decline"])
+        good = [response(message, "183 Session Progress", CONTACT, answer), response(message, status, CONTACT, answer)]
+        return [mutated(one, chance) if chance.random() < 0.7 else one for one in good]
+
+    def caller_says(message: Message) -> list[bytes]:
+        if message.status is None or message.get("cseq") != "1 INVITE" or message.status < 200:
+            return []
+        said = [within(message, "ACK", 1)]
+        for number in range(2, 5):
+            method = chance.choice(["INVITE", "UPDATE", "INFO", "OPTIONS", "PRACK", "MESSAGE", "REFER", "CANCEL"])
+            said.append(mutated(within(message, method, number, answer), chance))
+        return [*said, *([within(message, "BYE", 9)] if chance.random() < 0.8 else [])]
+
+    def within(message: Message, method: str, number: int, body: str = "") -> bytes:
+        lines = wire.request(method, f"sip:murima@{murima.remote}", body=body).decode().split("\r\n")
+        told = {name: f"{name}: {message.get(name.lower())}" for name in ("From", "To", "Call-ID")}
+        told["CSeq"] = f"CSeq: {number} {method}"
+        return "\r\n".join(told.get(line.partition(":")[0], line) for line in lines).encode()
+
+    faults = await metric(murima, "sip_faults_total")
+    async with (
+        call_up(murima, bank),
+        Wire(AGENT, AGENT_PORT, agent_says),
+        Wire(CARRIER, reply=caller_says) as wire,
+    ):
+        for _ in range(300):
+            number = chance.choice(["500", "602", "603", "600", "7a0001", "6a0001", "501"])
+            invite = wire.request("INVITE", f"sip:{number}@{murima.remote}", body=wire.sdp())
+            wire.send(mutated(invite, chance) if chance.random() < 0.3 else invite, murima.sip)
+            await asyncio.sleep(0.01)  # a call takes a moment
+        await answers(murima)
+        assert await metric(murima, "sip_faults_total") == faults == 0
+        assert "Traceback" not in murima.log()
