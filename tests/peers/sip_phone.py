@@ -8,6 +8,7 @@ until they are answered. Passwords are for baresip and pjsua2.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 import secrets
@@ -129,6 +130,10 @@ class SipCall:
             self.finish("hung up")
         elif self.outgoing:
             await self.phone.request(self, "CANCEL")
+            with contextlib.suppress(PeerError):
+                await self._await(self._answered, "be cancelled", 10)
+            if self._answered.is_set() and not self._ended.is_set():  # the answer crossed our CANCEL
+                await self.hang_up()
             await self.ended()
         else:
             self.refuse()
