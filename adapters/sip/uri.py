@@ -199,6 +199,8 @@ def parse_port(text: str) -> int:
 def _parse(text: str) -> SipUri:
     if "%" in text and _BAD_ESCAPE.search(text):
         raise PeerError("malformed escape in URI")
+    if not text.isprintable():
+        raise PeerError("control character in URI")  # such a URI could not be written again
     match = _SIP_URI.fullmatch(text)
     if match is not None:
         scheme, user, password, host, port, params, headers = match.groups()
