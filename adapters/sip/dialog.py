@@ -183,10 +183,14 @@ class Dialog:
             PeerError: Contact is malformed.
         """
         contact = _contact(message)
-        if contact is None or str(contact) == self.target:
+        if contact is None:
             return
+        if isinstance(message, Request):
+            # Also with the same Contact: the phone may be behind another port of its NAT, or a new connection.
+            self._aim(contact, source, message.top_via.host)
+        elif str(contact) != self.target:
+            self._aim(contact, source, source.host)
         self.target = str(contact)
-        self._aim(contact, source, message.top_via.host if isinstance(message, Request) else source.host)
 
     def request(self, method: str, via: str, cseq: int | None = None) -> Request:
         """Build a request within the dialog (RFC 3261 12.2.1.1).

@@ -391,6 +391,28 @@ def test_other_methods_in_a_dialog(method: str, status: int) -> None:
     assert b"\r\nAllow: " in reply
 
 
+def test_phone_that_moved_is_followed_though_its_contact_is_the_same() -> None:
+    # A new NAT binding or TCP connection, and then a hold: our BYE must take the new way.
+    _, called, link = make_nodes()
+
+    def behind_nat(data: bytes) -> bytes:
+        return data.replace(b"192.0.2.99:5060", b"10.0.0.7:5060")
+
+    link.raw(called, behind_nat(raw_request("INVITE", SDP)))
+    b = session_of(called)
+    called.carry_out(called.endpoint.answer(b, SDP, link.now))
+    tag = tag_of([s.data for _, s in link.sent])
+    link.raw(called, behind_nat(raw_request("ACK", b"", branch="z9hG4bKfirst", to_tag=tag)))
+    link.raw(called, behind_nat(raw_request("INVITE", SDP, branch="z9hG4bKmoved", to_tag=tag, cseq=2)), port=5999)
+    assert isinstance(called.events[-1], SessionOffered)
+    called.carry_out(called.endpoint.accept_offer(b, SDP, link.now))
+    link.raw(called, behind_nat(raw_request("ACK", b"", branch="z9hG4bKmoved2", to_tag=tag, cseq=2)), port=5999)
+    called.carry_out(called.endpoint.hang_up(b, link.now))
+    bye = link.sent[-1][1]
+    assert bye.data.startswith(b"BYE")
+    assert bye.flow.port == 5999
+
+
 def test_requests_out_of_order_or_of_another_dialog_are_refused() -> None:
     _, called, link = make_nodes()
     _, tag = raw_call(called, link)
