@@ -7,7 +7,7 @@ is the way through a NAT.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from adapters.sip.errors import PeerError
@@ -112,8 +112,10 @@ class Registrar:
                 fresh.remove(old)
             wanted.append((uri, self._expires(request, contact), old))
         kept = sum(expires_s > 0 for _, expires_s, _ in wanted)
+        # The oldest go: a phone that comes back at another port each time must not shut itself out.
+        del fresh[: max(0, len(fresh) + kept - self.limits.per_user)]
         growth = len(fresh) + kept - len(mine)
-        if len(fresh) + kept > self.limits.per_user or (growth > 0 and self._count + growth > self.limits.total):
+        if kept > self.limits.per_user or (growth > 0 and self._count + growth > self.limits.total):
             raise PeerError("too many bindings", status=503, message=request)
         for uri, expires_s, old in wanted:
             if expires_s == 0:
@@ -126,6 +128,25 @@ class Registrar:
         events = self._replace(user, fresh) if contacts else []
         # A refresh is news, too: the phone may have been given up meanwhile.
         return events if events or not kept else [Reachability(user, reachable=True)]
+
+    def all_bindings(self) -> list[Binding]:
+        """Every current binding, for keeping."""
+        return [binding for bindings in self._bindings.values() for binding in bindings]
+
+    def restore(self, bindings: Iterable[Binding]) -> list[Reachability]:
+        """Take back what an earlier process kept; a user who has registered since is left alone."""
+        events: list[Reachability] = []
+        kept: dict[str, list[Binding]] = {}
+        for binding in bindings:
+            mine = kept.setdefault(binding.user, [])
+            if binding.user not in self._bindings and len(mine) < self.limits.per_user:
+                mine.append(binding)
+        for user, mine in kept.items():
+            if mine and self._count + len(mine) <= self.limits.total:
+                events += self._replace(user, mine)
+                for binding in mine:
+                    self._schedule.update(binding)
+        return events
 
     def contact_values(self, user: str, now: float) -> list[str]:
         """Contact values for the 200: each binding with the seconds it has left."""

@@ -112,16 +112,27 @@ def test_late_requests_of_the_same_phone_are_refused() -> None:
     assert registrar.register(register("<sip:a1@10.0.0.1>;expires=0", cseq=1, call_id="r2"), "a1", FLOW, 1.0) == [DOWN]
 
 
-def test_numbers_are_bounded_per_user_and_in_total() -> None:
+def test_numbers_are_bounded_in_total() -> None:
     registrar = Registrar(RegistrarLimits(per_user=2, total=3))
     registrar.register(register("<sip:a1@10.0.0.1>", "<sip:a1@10.0.0.2>"), "a1", FLOW, 0.0)
-    for user, contacts in (("a1", ["<sip:a1@10.0.0.3>"]), ("a2", ["<sip:a2@10.0.0.4>", "<sip:a2@10.0.0.5>"])):
+    two = ["<sip:a2@10.0.0.4>", "<sip:a2@10.0.0.5>"]
+    for contacts in (two, [*two, "<sip:a2@10.0.0.6>"]):
         with pytest.raises(PeerError) as raised:
-            registrar.register(register(*contacts, call_id="other"), user, FLOW, 0.0)
+            registrar.register(register(*contacts, call_id="other"), "a2", FLOW, 0.0)
         assert raised.value.status == 503
     assert len(registrar) == 2
     registrar.register(register("<sip:a2@10.0.0.4>"), "a2", FLOW, 0.0)
     registrar.register(register("<sip:a1@10.0.0.2>", cseq=2), "a1", FLOW, 0.0)  # a refresh needs no room
+
+
+def test_newest_phone_is_never_shut_out_by_forgotten_ones() -> None:
+    # A phone on TCP that restarts often registers another port each time.
+    registrar = Registrar(RegistrarLimits(per_user=2))
+    for number in range(1, 6):
+        events = registrar.register(register(f"<sip:a1@10.0.0.1:{number}>", call_id=f"r{number}"), "a1", FLOW, 0.0)
+        assert events == [UP]
+    assert [str(b.uri) for b in registrar.bindings("a1")] == ["sip:a1@10.0.0.1:5", "sip:a1@10.0.0.1:4"]
+    assert len(registrar) == 2
 
 
 def test_removed_agents_lose_their_bindings() -> None:
