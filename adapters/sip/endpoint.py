@@ -17,7 +17,7 @@ from adapters.sip.dialog import DEFAULT_PORT, destination
 from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.layer import TransactionLayer, server_key
 from adapters.sip.message import Request, Response, build_response, parse_message, validate_request, validate_response
-from adapters.sip.registrar import IntervalTooBriefError, Reachability, Registrar
+from adapters.sip.registrar import Binding, IntervalTooBriefError, Reachability, Registrar
 from adapters.sip.schedule import Schedule
 from adapters.sip.session import (
     ACCEPT,
@@ -278,6 +278,12 @@ class Endpoint:
             self._announce(self.registrar.keep_only(frozenset(users)))
         return self._take()
 
+    def restore(self, bindings: Iterable[Binding]) -> list[Effect]:
+        """Take back registrations that an earlier process kept."""
+        if self.registrar is not None:
+            self._announce(self.registrar.restore(bindings))
+        return self._take()
+
     # --- what sessions use ----------------------------------------------------------------
 
     def emit(self, event: SessionEvent) -> None:
@@ -335,7 +341,7 @@ class Endpoint:
             if session is not None:
                 session.on_ack(request, now)
             return
-        if layer.full:
+        if layer.full and not self._is_expected(request):
             raise PeerError("too many transactions", status=503, message=request)
         if layer.is_merged(request):
             raise PeerError("merged request", status=482, message=request)
@@ -350,6 +356,15 @@ class Endpoint:
                 self._out_of_dialog(tx, source, now)
         except PeerError as exc:
             self._reject(tx, exc, now)
+        except Exception:  # a fault of ours: without an answer the transaction would stay for ever
+            self._reject(tx, PeerError("fault", status=500), now)
+            raise
+
+    def _is_expected(self, request: Request) -> bool:
+        """Whether a request belongs to a call that there is: a flood must not keep calls from ending."""
+        return self._session_of(request) is not None or (
+            request.method == "CANCEL" and self._layer.find_cancelled(request) is not None
+        )
 
     def _on_cancel(self, tx: ServerTransaction, now: float) -> None:
         cancelled = self._layer.find_cancelled(tx.request)

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.sip.access import AccessPolicy, Admitted, Refused
 from adapters.sip.digest import Challenge, answer_challenge
 from adapters.sip.endpoint import Endpoint, RegistrationChanged, SessionIncoming
 from adapters.sip.layer import TransactionLayer
 from adapters.sip.message import Request, Response, parse_message
 from adapters.sip.registrar import Registrar, RegistrarLimits
+from adapters.sip.session import SessionEnded
 from adapters.sip.transaction import Flow, Send
 from tests.sip_link import SDP, Link, Node, new_token
 
@@ -236,6 +238,48 @@ def test_draining_and_full_tables_refuse_with_retry_after() -> None:
             statuses.append(answer.status)
     assert statuses == [200, 503]
     assert small.transactions == 1
+
+
+def test_full_tables_still_let_calls_end() -> None:
+    node, _ = make()
+    small = Endpoint(
+        network=node, policy=node.endpoint.policy, registrar=None, new_token=new_token, layer=TransactionLayer(limit=2)
+    )
+    carrier = Flow("udp", 0, "192.0.2.4", 5060)
+    via = "SIP/2.0/UDP 192.0.2.4:5060;branch=z9hG4bKfull"
+    first = small.on_message(request("INVITE", "Content-Type: application/sdp", body=SDP), carrier, 0.0)[-1]
+    assert isinstance(first, SessionIncoming)
+    small.on_message(request("INVITE", "Content-Type: application/sdp", body=SDP, via=via, call_id="c2"), carrier, 0.0)
+    stranger = small.on_message(request("OPTIONS", call_id="c3"), carrier, 0.0)
+    assert isinstance(stranger[0], Send)
+    assert stranger[0].data.startswith(b"SIP/2.0 503")
+    bye = request("BYE", to=f"<sip:500@{HERE}>;tag={first.session.local_tag}", cseq="2 BYE")
+    ended = [e for e in small.on_message(bye, carrier, 0.0) if isinstance(e, SessionEnded)]
+    assert [e.session for e in ended] == [first.session]
+    cancel = request("CANCEL", via=via, call_id="c2", cseq="1 CANCEL")
+    assert any(isinstance(e, SessionEnded) for e in small.on_message(cancel, carrier, 0.0))
+    assert small.sessions == 0
+
+
+def test_fault_of_ours_answers_500_and_leaves_no_transaction() -> None:
+    class Broken(AccessPolicy):
+        def admit(self, request: Request, host: str, now: float) -> Admitted | Refused:
+            raise RuntimeError("a bug")
+
+    node, link = make()
+    node.endpoint.policy = Broken((), {}, node.endpoint.policy._verifier)
+    with pytest.raises(RuntimeError):
+        node.endpoint.on_message(request("INVITE"), Flow("udp", 0, "192.0.2.4", 5060), 0.0)
+    reply, *_ = [e for e in node.endpoint.on_time(0.5) if isinstance(e, Send)]
+    assert reply.data.startswith(b"SIP/2.0 500")
+    link.run(100)
+    assert node.endpoint.transactions == 0
+
+
+@pytest.mark.parametrize("contact", ["<sip:a@192.0.2.4;x=\x01>", "<sip:a@192.0.2.4?h=\x7f>"])
+def test_contact_that_could_not_be_called_back_is_refused(contact: str) -> None:
+    node, link = make()
+    assert ask(node, link, request("INVITE", contact=contact), "192.0.2.4").status == 400
 
 
 def test_session_limit() -> None:
