@@ -289,7 +289,7 @@ class Media(Model):
     address: Address
     ports: Annotated[tuple[Port, Port], Field(description="first and last UDP port")]
     workers: Annotated[StrictInt, Field(ge=1, le=128)] = 1
-    silence_timeout_s: Seconds = 30
+    silence_timeout_s: Seconds = 60
     orphan_grace_s: Seconds = 10
     advertise: Address | None = None
 

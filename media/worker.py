@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--address", required=True, type=_address, help="IP address of the RTP ports")
     parser.add_argument("--ports", required=True, type=_ports, metavar="LOW-HIGH")
     parser.add_argument("--name", default="worker-0")
-    parser.add_argument("--silence-timeout-s", type=_seconds, default=30.0)
+    parser.add_argument("--silence-timeout-s", type=_seconds, default=60.0)
     parser.add_argument("--orphan-grace-s", type=_seconds, default=10.0)
     parser.add_argument(
         "--forsaken-s", type=_seconds, default=300.0, help="end after this long with neither an engine nor calls"
