@@ -295,7 +295,7 @@ class CallControl:
 
     def _on_answered(self, event: ev.LegAnswered) -> None:
         call = self._call_by_leg.get(event.leg_id)
-        if call is None:
+        if call is None or call.over:  # the answer crossed the end of the call
             self._telephony.hang_up(event.leg_id)
             return
         leg = call.legs[event.leg_id]

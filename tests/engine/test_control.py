@@ -251,6 +251,25 @@ def test_direct_call_is_answered_when_the_agent_answers() -> None:
     w.assert_nothing_left()
 
 
+def test_answer_that_crosses_the_end_of_the_call_starts_no_talk() -> None:
+    w = World()
+    call_id, caller = w.phones.dial("6a0001")
+    agent = w.phones.ringing("a0001")
+    late: list[ev.LegEvent] = []
+    w.phones.sink = late.append
+    w.phones.legs[agent].answered = True
+    w.control.on_leg_event(ev.LegAnswered(agent))
+    assert late == [ev.LegAnswered(caller)]
+    w.control.on_leg_event(LegEnded(agent, EndCause.NORMAL))  # overtakes the caller's answer
+    w.phones.legs[agent].ended = True
+    w.phones.sink = w.control.on_leg_event
+    for event in late:
+        w.control.on_leg_event(event)
+    assert w.names(call_id)[-1] == "call.ended"
+    assert w.phones.recordings == {}
+    w.assert_nothing_left()
+
+
 def test_direct_call_to_a_busy_agent_is_busy() -> None:
     w = World()
     w.phones.dial("7a0001")
