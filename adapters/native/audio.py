@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.sip.errors import PeerError
-from adapters.sip.sdp import NegotiatedAudio, SessionDescription, make_answer, make_offer, read_answer
+from adapters.sip.sdp import NegotiatedAudio, SessionDescription, is_usable, make_answer, make_offer, read_answer
 from media.client import Codec, Direction, SetRemote
 
 CODECS = ("PCMU", "PCMA")
@@ -104,9 +104,9 @@ def preferring(codec: str | None) -> tuple[str, ...]:
 
 
 def first_common(offer: SessionDescription) -> str | None:
-    """The codec that the author of an offer likes best among ours, None without any."""
+    """The codec that the author of an offer likes best among ours, None if `answer` would find none."""
     for media in offer.media:
-        if media.kind == "audio" and media.port:
+        if is_usable(offer, media):
             for fmt in media.audio_formats():
                 if fmt.encoding.upper() in CODECS and fmt.clock_rate_hz == 8000:
                     return fmt.encoding.upper()

@@ -10,19 +10,20 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
 from adapters.native.audio import LegAudio, first_common
 from adapters.native.causes import cause_of, refusal_headers, status_of
 from adapters.native.legs import Call, Cancellable, Leg, Link, Worker
+from adapters.native.parties import caller_of, dialled_by
 from adapters.native.settings import NativeSettings
 from adapters.sip.dialog import next_flow
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Effect, Endpoint, Event, RegistrationChanged, SessionIncoming
 from adapters.sip.errors import PeerError
-from adapters.sip.headers import NameAddr, quoted
-from adapters.sip.message import Request
+from adapters.sip.headers import quoted
 from adapters.sip.sdp import SessionDescription
 from adapters.sip.session import (
     SessionAcked,
@@ -54,7 +55,6 @@ from engine.events import (
     LegTrying,
     MediaStatistics,
     OrphanEnded,
-    Party,
     PlayFinished,
     PlayId,
     RecordingFinished,
@@ -406,10 +406,8 @@ class NativeTelephony:
             return
         leg = Leg(LegId(self._new_id()), Call(CallId(self._new_id())), LegAudio(self._next_sdp_session()))
         try:
-            dialled = request.parsed_uri.user
-            caller = _caller_of(request, trusted=event.source.trunk is not None)
-            if dialled is None:
-                raise PeerError("no number dialled", status=404)
+            dialled = dialled_by(request)
+            caller = caller_of(request, trusted=event.source.trunk is not None)
             if request.body:
                 leg.offer = SessionDescription.parse(request.body)
                 leg.preferred = first_common(leg.offer)
@@ -721,14 +719,33 @@ class NativeTelephony:
     def _take(self, handle: Callable[[_EventT], None], event: _EventT) -> None:
         """Handle an event, then tell call control what came of it, unless a command of ours is the cause."""
         if self._delivering:
-            handle(event)
+            self._handle(handle, event)
             return
         self._delivering = True
         try:
-            handle(event)
+            self._handle(handle, event)
         finally:
             self._delivering = False
         self._deliver()
+
+    def _handle(self, handle: Callable[[_EventT], None], event: _EventT) -> None:
+        """A fault of ours ends the call it happened in; raised further, it would cost the worker's connection."""
+        try:
+            handle(event)
+        except Exception:
+            self._counters["telephony_faults_total"] += 1
+            log.exception("telephony.failed", extra={"event": type(event).__name__})
+            with suppress(Exception):  # whatever part of the end fails, too
+                self._abandon(event)
+
+    def _abandon(self, event: object) -> None:
+        """End the leg that an event was about; a call that is not ours yet gets 500."""
+        session = getattr(event, "session", None)
+        leg = self._legs.get(getattr(event, "leg", LegId(""))) if session is None else session.owner
+        if isinstance(leg, Leg):
+            self._drop(leg, EndCause.FAILED, "internal fault")
+        elif session is not None:
+            self._run(self._endpoint.hang_up(session, self._carrier.clock(), status=status_of(EndCause.FAILED)))
 
     def _run(self, effects: list[Effect]) -> None:
         """Carry out effects; events among them wait until the command that caused them has returned."""
@@ -764,19 +781,3 @@ class NativeTelephony:
     def _next_sdp_session(self) -> int:
         self._sdp_sessions += 1
         return self._sdp_sessions
-
-
-def _caller_of(request: Request, *, trusted: bool) -> Party:
-    """Number and name of the caller; a trunk's P-Asserted-Identity counts more than From (RFC 3325).
-
-    Raises:
-        PeerError: an address is malformed.
-    """
-    address = request.from_
-    if trusted and request.has("p-asserted-identity"):
-        address = next(iter(request.addresses("p-asserted-identity")), address)
-    return Party(_user_of(address), address.display_name or "")
-
-
-def _user_of(address: NameAddr) -> str:
-    return address.uri.user or "" if isinstance(address.uri, SipUri) else ""

@@ -262,7 +262,7 @@ def make_answer(
     _checked_direction(direction)
     chosen: int | None = None
     for index, media in enumerate(offer.media):
-        if _is_usable(offer, media) and _first_common(wanted, media.audio_formats()) is not None:
+        if is_usable(offer, media) and _first_common(wanted, media.audio_formats()) is not None:
             chosen = index
             break
     if chosen is None:
@@ -294,7 +294,7 @@ def read_answer(offer: SessionDescription, answer: SessionDescription) -> Negoti
     if not answer.media:
         raise PeerError("answer without media", status=488)
     ours, theirs = offer.media[0], answer.media[0]
-    if not _is_usable(answer, theirs):
+    if not is_usable(answer, theirs):
         raise PeerError("audio was declined", status=488)
     offered = [fmt for fmt in ours.audio_formats() if fmt.encoding.upper() != _TELEPHONE_EVENT]
     formats = theirs.audio_formats()
@@ -339,7 +339,7 @@ def _negotiated(
     )
 
 
-def _is_usable(description: SessionDescription, media: MediaDescription) -> bool:
+def is_usable(description: SessionDescription, media: MediaDescription) -> bool:
     """Whether this is an audio stream that we could serve, codecs aside."""
     if media.kind != "audio" or media.port == 0 or media.profile.upper() not in _PROFILES:
         return False

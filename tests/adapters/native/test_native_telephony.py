@@ -19,6 +19,7 @@ from adapters.sip.session import (
     SessionEnded,
     SessionReoffered,
 )
+from adapters.sip.uri import SipUri
 from engine.events import (
     AgentId,
     AgentReachability,
@@ -257,13 +258,71 @@ async def test_unusable_reoffer_leaves_the_call_as_it_was(scene: Scene) -> None:
     assert not scene.rig.inbox.of(LegEnded)
 
 
-@pytest.mark.parametrize("body", [b"v=0\r\nnonsense", b"v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\nm=audio 9 RTP/AVP 18\r\n"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"v=0\r\nnonsense",
+        b"v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\nm=audio 9 RTP/AVP 18\r\n",
+        b"v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\nc=IN IP4 1.1.1.1\r\nm=audio 9 RTP/SAVP 0\r\n",
+        b"v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\nm=audio 9 RTP/AVP 0\r\n",  # no address
+    ],
+)
 async def test_calls_without_usable_audio_are_refused_before_anybody_rings(faked: Scene, body: bytes) -> None:
     faked.trunk.call(faked.rig.number("500"), body=body)
     ended = await faked.trunk.inbox.wait(SessionEnded)
     assert ended.status in (400, 488)
     assert not faked.rig.inbox.seen
     await faked.rig.settled()
+
+
+@pytest.mark.parametrize(
+    ("caller", "party"),
+    [
+        ('"Jos\udce9" <sip:100@x>', Party("100", "José")),  # Latin-1, as old gateways send it
+        ('"Zoë" <sip:1%ff0@x>', Party("1ÿ0", "Zoë")),
+        ('"a\x1b[2Jb" <sip:%00%0a7@x>', Party("  7", "a [2Jb")),
+        (f'"{"n" * 5000}" <sip:{"1" * 5000}@x>', Party("1" * 128, "n" * 128)),
+    ],
+)
+async def test_callers_are_named_in_text_that_all_can_take(faked: Scene, caller: str, party: Party) -> None:
+    session, effects = faked.trunk.endpoint.invite(
+        SipUri.parse(faked.rig.number("500")), faked.trunk.offer(), from_=caller, now=faked.trunk.now
+    )
+    assert session is not None
+    faked.trunk.transport.carry_out(effects)
+    incoming = await faked.rig.inbox.wait(LegIncoming)
+    assert incoming.caller == party
+    faked.telephony.reject(incoming.leg_id, EndCause.BUSY)
+    faked.telephony.release_call(incoming.call_id)
+    await faked.rig.settled()
+
+
+@pytest.mark.parametrize(("user", "status"), [("1%00", 404), ("1" * 200, 414)])
+async def test_numbers_that_nobody_can_dial_are_refused(faked: Scene, user: str, status: int) -> None:
+    faked.trunk.call(faked.rig.number(user))
+    assert (await faked.trunk.inbox.wait(SessionEnded)).status == status
+    await faked.rig.settled()
+
+
+async def test_fault_of_ours_ends_one_call_only(faked: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, caller, _, _ = await faked.talking()
+    incoming, _ = await faked.incoming("501")
+
+    def broken(leg: object, port: int) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(faked.rig.telephony, "_answer", broken)
+        faked.telephony.answer(incoming.leg_id)  # the port comes from the worker: the fault is in its event
+        assert (await faked.ended(incoming.leg_id)).cause is EndCause.FAILED
+        assert (await faked.trunk.inbox.wait(SessionEnded)).status == 500
+    with monkeypatch.context() as patch:
+        patch.setattr(faked.rig.telephony, "_next_sdp_session", broken)
+        faked.trunk.call(faked.rig.number("502"))
+        assert (await faked.trunk.inbox.wait(SessionEnded)).status == 500
+    assert faked.rig.telephony.counters()["telephony_faults_total"] == 2
+    faked.trunk.hang_up(caller)
+    await faked.rig.inbox.wait(LegEnded)
 
 
 async def test_delayed_offer_without_an_answer_ends_the_call(scene: Scene) -> None:
