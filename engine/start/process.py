@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +20,10 @@ import uvloop
 
 from adapters.native.telephony import NativeTelephony
 from adapters.native.workers import keep_connected
+from adapters.sip import registrations
 from adapters.sip.access import AccessPolicy
 from adapters.sip.digest import DigestVerifier
-from adapters.sip.endpoint import Endpoint
+from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged
 from adapters.sip.registrar import Registrar
 from adapters.sip.transport import SipTransport
 from adapters.store.recorder import EventRecorder
@@ -47,6 +49,7 @@ log = logging.getLogger("murima.engine")
 
 _GOODBYE_S = 2.0  # for the last BYEs, reports and recordings
 _GC_THRESHOLDS = (10_000, 20, 50)
+_KEEP_S = 0.5  # registrations that come together are written together
 _LOOK_AGAIN_S = 0.2  # the end of a leg's media is not a log event
 _FIXED = ("media", "http")  # sections that the supervisor reads once
 
@@ -67,10 +70,13 @@ class Engine:
 
         document = loaded.document
         self._transport = SipTransport()
+        self._registrar = Registrar()
+        self._registrations = folder.root / "registrations.json"
+        self._keeping: asyncio.TimerHandle | None = None
         self._endpoint = Endpoint(
             network=self._transport,
             policy=AccessPolicy((), {}, self._verifier(document.domain)),
-            registrar=Registrar(),
+            registrar=self._registrar,
             new_token=lambda: secrets.token_hex(8),
         )
         self._control: CallControl
@@ -131,8 +137,9 @@ class Engine:
         kinds = {kind: [sock for item, sock in bound.items() if item.kind is kind] for kind in listeners.Kind}
         background += [self._loop.create_task(serve(app, sock)) for sock in kinds[listeners.Kind.HTTP]]
         await self._transport.start(
-            self._endpoint, self._telephony.on_sip_event, kinds[listeners.Kind.UDP], kinds[listeners.Kind.TCP]
+            self._endpoint, self._on_sip_event, kinds[listeners.Kind.UDP], kinds[listeners.Kind.TCP]
         )
+        self._restore_registrations(len(kinds[listeners.Kind.UDP]))
         log.info("engine.started", extra={"pid": os.getpid(), "config": str(self._config)})
         await self._stopping.wait()
         await self._drain()
@@ -140,6 +147,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await self._transport.close()
+        self._keep_registrations()
         await recorder.close()
         await records.close()
         log.info("engine.stopped")
@@ -173,6 +181,32 @@ class Engine:
                     await asyncio.wait_for(ended.wait(), _LOOK_AGAIN_S)
         finally:
             unsubscribe()
+
+    def _on_sip_event(self, event: Event) -> None:
+        if isinstance(event, RegistrationChanged) and self._keeping is None:
+            self._keeping = self._loop.call_later(_KEEP_S, self._write_registrations)
+        self._telephony.on_sip_event(event)
+
+    def _restore_registrations(self, udp_listeners: int) -> None:
+        """Reach the phones again that had registered with the engine before this one."""
+        agents = {agent.id for agent in self._document.agents}
+        found = registrations.read(self._registrations, self._loop.time(), time.time())
+        kept = [item for item in found if item.user in agents and item.flow.local < udp_listeners]
+        self._transport.carry_out(self._endpoint.restore(kept))
+        log.info("engine.registrations_restored", extra={"registrations": len(kept)})
+
+    def _kept_registrations(self) -> bytes:
+        return registrations.encode(self._registrar.all_bindings(), self._loop.time(), time.time())
+
+    def _write_registrations(self) -> None:
+        self._keeping = None
+        self._loop.run_in_executor(None, registrations.write, self._registrations, self._kept_registrations())
+
+    def _keep_registrations(self) -> None:
+        """At the end: what has changed since the last write."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            registrations.write(self._registrations, self._kept_registrations())
 
     def _on_leg_event(self, event: LegEvent) -> None:
         self._control.on_leg_event(event)
