@@ -30,6 +30,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -42,6 +43,7 @@ from tests.speech import RATE, speech
 
 AGENTS = 100
 TALK_MS = 200
+_SETTLE_S = 3.0  # what starting left behind: pages, caches, a first vacuum
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BUDGET_MS = {"bridged": 2.0, "answered": 1.2, "prompt": 2.0}
 NUMBERS = {"bridged": ("500", TALK_MS), "answered": ("600", TALK_MS), "prompt": ("601", 1200)}
@@ -153,6 +155,9 @@ async def measure(runs: int, seconds: float, rate: float) -> None:
                 trace=False,
             ) as baseline,
         ):
+            await murima.login()
+            await murima.until("/readyz", has_database)
+            await asyncio.sleep(_SETTLE_S)
             before = cpu_ms(murima.pid)
             await asyncio.sleep(seconds)
             idle = sum(since(before, cpu_ms(murima.pid)).values()) / seconds
@@ -169,6 +174,10 @@ async def measure(runs: int, seconds: float, rate: float) -> None:
                 found["baseline"] += [spent] if run >= 0 else []
     for kind, splits in found.items():
         report(kind, splits)
+
+
+def has_database(document: dict[str, Any]) -> bool:
+    return any(part["name"] == "database" and part["ok"] for part in document["data"]["components"])
 
 
 def report(kind: str, splits: Sequence[Split]) -> None:
