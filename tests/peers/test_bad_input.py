@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -137,6 +138,7 @@ async def not_started(config: dict[str, Any], folder: Path, prepare: Callable[[M
         return murima.log()
     finally:
         await murima.stop()
+        shutil.rmtree(murima.data)
 
 
 def simple_config() -> dict[str, Any]:
