@@ -25,6 +25,7 @@ from adapters.sip.endpoint import Endpoint
 from adapters.sip.transport import SipTransport
 from config.loader import load
 from config.problems import ConfigurationError
+from config.schema import Transport
 from engine import log as logs
 from engine.demo import (
     AGENT_SPEECH,
@@ -78,11 +79,19 @@ class Phones:
         self._stack = contextlib.AsyncExitStack()
 
     async def start(self, sink: EventSink, sip: socket.socket) -> Telephony:
-        """Serve a bound UDP socket; ready to call when this returns.
+        """Serve a bound UDP socket; ready to call when this returns. The socket belongs to us from now on.
 
         Raises:
-            TimeoutError: the media worker did not come up.
+            TimeoutError: the media worker did not come up; nothing is left running.
         """
+        try:
+            return await self._start(sink, sip)
+        except BaseException:
+            sip.close()
+            await self._stack.aclose()
+            raise
+
+    async def _start(self, sink: EventSink, sip: socket.socket) -> Telephony:
         loop = asyncio.get_running_loop()
         transport = SipTransport()
         verifier = DigestVerifier(self._address, secrets.token_bytes(32), random_bytes=os.urandom)
@@ -120,8 +129,8 @@ class Phones:
             )
         )
         self._stack.push_async_callback(_cancel, keeping)
-        await transport.start(endpoint, telephony.on_sip_event, [sip], [])
         self._stack.push_async_callback(transport.close)
+        await transport.start(endpoint, telephony.on_sip_event, [sip], [])
         async with asyncio.timeout(_WORKER_READY_S):
             await _until(lambda: telephony.workers_ready() > 0)
         self._telephony = telephony
@@ -200,7 +209,11 @@ async def make_test_call(plan: CallPlan, address: str) -> int:
             sip.close()
             sys.stderr.write(f"murima: {plan.uri!r} is not a SIP address, like sip:500@127.0.0.1:5060: {exc}\n")
             return 2
-        telephony = await phones.start(phone.on_event, sip)
+        try:
+            telephony = await phones.start(phone.on_event, sip)
+        except (OSError, TimeoutError) as exc:
+            sys.stderr.write(f"murima: cannot call: {str(exc) or 'the media worker did not come up'}\n")
+            return 2
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, phone.interrupt)
         try:
             return await phone.run(telephony)
@@ -222,24 +235,29 @@ async def run_demo(config: Path | None, data: Path | None, duration_s: float | N
     if not numbers or not document.agents:
         sys.stderr.write(f"murima: {path} has no number that leads to a queue, or no agents: nothing to show\n")
         return 1
+    listener = next(
+        (item for item in document.sip.listen if item.transport is Transport.UDP and ":" not in item.host), None
+    )
+    if listener is None:
+        sys.stderr.write(f"murima: {path} listens on no IPv4 address over UDP, which the demo's phones need\n")
+        return 1
     sip = _bound_udp(DEMO_ADDRESS)
     password = new_password()
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(_demo_folder(data))
         derived = folder / "demo.yaml"
+        derived.touch(0o600)
+        derived.chmod(0o600)  # it may be there already
         derived.write_text(demo_document(path, document, DEMO_ADDRESS, sip.getsockname()[1], password), "utf-8")
-        derived.chmod(0o600)
         base_url = f"http://{document.http.listen}"
         try:
             await stack.enter_async_context(Server(derived, folder, base_url))
         except ServerError as exc:
             sys.stderr.write(f"murima: {exc}\n")
             return 1
-        listener = document.sip.listen[0]
         people = People(numbers, Pace(), random.Random(seed))  # noqa: S311 - people, not secrets
         targets = {
-            callee: f"sip:{number}@{listener.host}:{listener.port};transport={listener.transport}"
-            for callee, number in people.targets().items()
+            callee: f"sip:{number}@{listener.host}:{listener.port}" for callee, number in people.targets().items()
         }
         speech = shipped / "speech"
         prompts = {CALLER_SPEECH: speech / "caller.flac", AGENT_SPEECH: speech / "agent.flac"}
