@@ -16,6 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any
 
 from config.numbers import DialPlan
@@ -578,7 +579,7 @@ class CallControl:
                 event_id=self._new_id(),
                 at=self._clock.utc(),
                 call_id=event.call_id,
-                path=event.path,
+                path=str(PurePath("recordings", PurePath(event.path).name)),
                 duration_ms=event.duration_ms,
                 size_bytes=event.size_bytes,
                 sha256=event.sha256,

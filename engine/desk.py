@@ -66,9 +66,7 @@ class Desk:
                 waiting=len(status.waiting),
                 ringing=len(status.ringing),
                 talking=status.talking,
-                longest_wait_s=max(
-                    0.0, round(now - (now if status.longest_wait_since is None else status.longest_wait_since), 3)
-                ),
+                longest_wait_s=_seconds_since(status.longest_wait_since, now),
                 agents_ready=status.ready,
                 agents_busy=status.busy,
                 members=[AgentId(m) for m in status.members],

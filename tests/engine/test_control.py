@@ -270,6 +270,14 @@ def test_answer_that_crosses_the_end_of_the_call_starts_no_talk() -> None:
     w.assert_nothing_left()
 
 
+def test_recordings_are_named_within_the_data_folder() -> None:
+    w = World()
+    w.control.on_leg_event(ev.RecordingFinished(CallId("c1"), "/srv/murima/recordings/c1.wav", 1, 2, "00"))
+    stored = w.last(ev.RecordingStored)
+    assert isinstance(stored, ev.RecordingStored)
+    assert stored.path == "recordings/c1.wav"
+
+
 def test_direct_call_to_a_busy_agent_is_busy() -> None:
     w = World()
     w.phones.dial("7a0001")
