@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from adapters.sip.endpoint import RETRY_AFTER_S
 from adapters.sip.session import EndReason
 from engine.events import EndCause
 
@@ -55,8 +56,6 @@ _REASONS = {
     EndReason.LOCAL: EndCause.NORMAL,
     EndReason.BROKEN: EndCause.FAILED,
 }
-
-RETRY_AFTER_S = "5"
 
 
 def status_of(cause: EndCause) -> int:

@@ -7,7 +7,7 @@ from typing import Protocol
 from adapters.native.audio import LegAudio
 from adapters.sip.sdp import SessionDescription
 from adapters.sip.session import Session
-from engine.events import CallId, EndCause, LegId
+from engine.events import CallId, LegId
 from engine.telephony import Originate
 from media.client import Command
 
@@ -88,7 +88,6 @@ class Leg:
         opening: the worker was asked for a port.
         answering: `answer` waits for the port.
         request: of an outgoing leg; its INVITE waits for the port as long as `session` is None.
-        ending: cause to report when the session ends, if we decided it.
         probe_timer: the next probe while the leg stays silent.
     """
 
@@ -97,7 +96,6 @@ class Leg:
         "answering",
         "audio",
         "call",
-        "ending",
         "held",
         "leg_id",
         "max_forwards",
@@ -127,7 +125,6 @@ class Leg:
         self.answered = False
         self.ringing = False
         self.held = False
-        self.ending: EndCause | None = None
         self.status: int | None = None
         self.max_forwards = 70
         self.silent_s = 0.0

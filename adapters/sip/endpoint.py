@@ -16,14 +16,21 @@ from adapters.sip.access import AccessPolicy, Admitted, Refused
 from adapters.sip.dialog import DEFAULT_PORT, destination
 from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.layer import TransactionLayer, server_key
-from adapters.sip.message import Request, Response, build_response, parse_message, validate_request, validate_response
+from adapters.sip.message import (
+    KNOWN_METHODS,
+    Request,
+    Response,
+    build_response,
+    parse_message,
+    validate_request,
+    validate_response,
+)
 from adapters.sip.registrar import Binding, IntervalTooBriefError, Reachability, Registrar
 from adapters.sip.schedule import Schedule
 from adapters.sip.session import (
     ACCEPT,
     AGENT,
     ALLOW,
-    KNOWN_METHODS,
     SDP,
     Headers,
     Login,

@@ -17,6 +17,7 @@ from adapters.sip.names import CASING, COMPACT_FORMS, LISTS, REASONS, SPELLINGS,
 from adapters.sip.uri import SipUri
 
 __all__ = [
+    "KNOWN_METHODS",
     "MAX_HEADER_LINES",
     "MAX_MESSAGE",
     "REASONS",
@@ -51,23 +52,9 @@ _SINGLE = (
 # Requests whose Contact we act on; only REGISTER may have several.
 _WITH_CONTACT = frozenset({"INVITE", "REGISTER", "SUBSCRIBE", "NOTIFY", "REFER", "UPDATE"})
 
-_METHODS = frozenset(
-    {
-        "ACK",
-        "BYE",
-        "CANCEL",
-        "INFO",
-        "INVITE",
-        "MESSAGE",
-        "NOTIFY",
-        "OPTIONS",
-        "PRACK",
-        "PUBLISH",
-        "REFER",
-        "REGISTER",
-        "SUBSCRIBE",
-        "UPDATE",
-    }
+KNOWN_METHODS = frozenset(
+    {"INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "INFO", "UPDATE", "REGISTER"}
+    | {"PRACK", "SUBSCRIBE", "NOTIFY", "REFER", "MESSAGE", "PUBLISH"}
 )
 
 _BLANKS = frozenset({" ", "\t"})
@@ -422,7 +409,7 @@ def _from_start_line(line: str, headers: dict[str, list[str]], body: bytes) -> R
     parts = line.split(" ")
     if len(parts) == 3 and (parts[2] == "SIP/2.0" or parts[2].upper() == "SIP/2.0"):
         method, uri, _ = parts
-        if (method in _METHODS or is_token(method)) and uri and uri[0] != "<" and "\t" not in uri:
+        if (method in KNOWN_METHODS or is_token(method)) and uri and uri[0] != "<" and "\t" not in uri:
             return Request(method, uri, headers, body)
     status_line = _STATUS_LINE.fullmatch(line)
     if status_line is not None:

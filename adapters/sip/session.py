@@ -17,15 +17,11 @@ from typing import Any, Protocol
 from adapters.sip.dialog import Dialog
 from adapters.sip.digest import Challenge, answer_challenge
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.message import Request, Response, build_response
+from adapters.sip.message import KNOWN_METHODS, Request, Response, build_response
 from adapters.sip.transaction import T1, T2, TIMEOUT, ClientTransaction, Flow, ServerTransaction
 
 ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, REGISTER"
 ACCEPT = "application/sdp, application/dtmf-relay, application/dtmf"
-KNOWN_METHODS = frozenset(
-    {"INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "INFO", "UPDATE", "REGISTER"}
-    | {"PRACK", "SUBSCRIBE", "NOTIFY", "REFER", "MESSAGE", "PUBLISH"}
-)
 AGENT = "Murima"
 SDP = "application/sdp"
 
