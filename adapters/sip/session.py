@@ -25,6 +25,7 @@ ACCEPT = "application/sdp, application/dtmf-relay, application/dtmf"
 AGENT = "Murima"
 SDP = "application/sdp"
 
+MAX_BRANCHES = 16  # of a fork, that we hang up because another answered first
 REFRESH_S = 60.0  # a proxy forgets an INVITE after three minutes without a sign (RFC 3261 13.3.1.1)
 
 Headers = Iterable[tuple[str, str]]
@@ -194,6 +195,7 @@ class Session:
         "_ok_flow",
         "_ok_interval",
         "_ok_resend_at",
+        "_parted",
         "_progress_headers",
         "_progressed",
         "_refresh_at",
@@ -238,6 +240,7 @@ class Session:
         self._login: Login | None = None
         self._tried_login = False
         self._ack: tuple[Flow, bytes] | None = None  # our last ACK, to be repeated with each 2xx
+        self._parted: dict[str | None, tuple[Flow, bytes]] = {}  # our ACKs to other branches, by their tags
         # both
         self._offer_tx: ServerTransaction | None = None  # their offer that waits for the owner
         self._reinvite: ClientTransaction | None = None
@@ -420,7 +423,7 @@ class Session:
                 if self._ack is not None:
                     self._core.send(*self._ack)
             else:
-                self._part(response, now)  # another branch of a fork answered too
+                self._part(response, tag, now)  # another branch of a fork answered too
             return
         try:
             self.dialog = Dialog.from_response(self.request, response, self.flow)
@@ -436,11 +439,18 @@ class Session:
         self._ring_end_at = None
         self._core.emit(SessionAnswered(self, response.body))
 
-    def _part(self, response: Response, now: float) -> None:
-        """ACK and hang up a branch that we do not want."""
+    def _part(self, response: Response, tag: str | None, now: float) -> None:
+        """ACK and hang up a branch that we do not want; ACK again what it repeats."""
+        known = self._parted.get(tag)
+        if known is not None:
+            self._core.send(*known)
+            return
+        if len(self._parted) >= MAX_BRANCHES:
+            return
         dialog = Dialog.from_response(self.request, response, self.flow)
         ack = dialog.request("ACK", self._core.via(dialog.flow), self.request.cseq.number)
-        self._core.send(dialog.flow, ack.serialise())
+        self._parted[tag] = (dialog.flow, ack.serialise())
+        self._core.send(*self._parted[tag])
         self._core.open(dialog.request("BYE", self._core.via(dialog.flow)), dialog.flow, _Forgotten(), now)
 
     def _send_ack(self, dialog: Dialog, cseq: int) -> None:
@@ -685,7 +695,7 @@ class Session:
         if self.state is SessionState.INCOMING and self._refresh_at is not None and self._refresh_at <= now:
             self._send_ringing(now)
         if self.state is SessionState.CALLING and self._ring_end_at is not None and self._ring_end_at <= now:
-            self._give_up(EndReason.RING_TIMEOUT if self._progressed else EndReason.NO_RESPONSE, now)
+            self._give_up(EndReason.RING_TIMEOUT, now)  # whether it rang or was silent: the offer was missed
         self._core.wake(self)
 
     # --- endings --------------------------------------------------------------------------

@@ -319,6 +319,20 @@ def test_second_answer_of_a_fork_is_acked_and_hung_up() -> None:
     assert methods == [b"ACK", b"BYE"]
     assert all(b"tag=otherbranch" in s.data for _, s in pair.link.sent[before:])
     assert pair.caller.take() == []  # the first answer counts
+    before = len(pair.link.sent)
+    pair.caller.carry_out(pair.caller.endpoint.on_message(other, pair.a.flow, pair.link.now))
+    assert [s.data.split(b" ")[0] for _, s in pair.link.sent[before:]] == [b"ACK"]  # our ACK was lost
+
+
+def test_number_of_branches_that_answer_is_bounded() -> None:
+    pair = ringing()
+    pair.called.carry_out(pair.called.endpoint.answer(pair.b, SDP, pair.link.now))
+    ok = next(s.data for _, s in reversed(pair.link.sent) if b" 200 OK" in s.data)
+    pair.link.run()
+    for number in range(1000):
+        other = ok.replace(f"tag={pair.b.local_tag}".encode(), f"tag=branch{number}".encode())
+        pair.caller.carry_out(pair.caller.endpoint.on_message(other, pair.a.flow, pair.link.now))
+    assert pair.caller.endpoint.transactions < 50
 
 
 def test_bye_on_an_early_dialog_ends_it() -> None:
