@@ -279,7 +279,7 @@ async def test_agents_phone_never_says_a_word(world: World) -> None:
         deaf.bind((PHONES, MUTE.port))
         async with world.caller() as phone:
             call = phone.dial(MUTE.queue, world.murima.sip)
-            await world.went(MUTE, RINGING, ends_as("agent's phone is unreachable"))
+            await world.went(MUTE, RINGING, ends_as("agent does not answer"))
             await world.caller_waits(MUTE, call)
 
 

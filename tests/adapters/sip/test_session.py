@@ -166,13 +166,25 @@ def test_ring_timeout_cancels() -> None:
     finish(pair)
 
 
-def test_silent_phone_is_no_response() -> None:
+def test_silent_phone_misses_the_call_at_the_ring_timeout() -> None:
     caller, _, link = make_nodes()
     link.fate = lambda _: []
     invite(caller, link, ring_timeout_s=15)
     link.run(14.9)
     assert reasons(caller) == []
     link.run(15.1)
+    assert reasons(caller) == [EndReason.RING_TIMEOUT]
+    link.run(100)
+    assert_nothing_left(caller)
+
+
+def test_silent_phone_is_no_response_after_timer_b() -> None:
+    caller, _, link = make_nodes()
+    link.fate = lambda _: []
+    invite(caller, link, ring_timeout_s=60)
+    link.run(31.9)
+    assert reasons(caller) == []
+    link.run(32.1)
     assert reasons(caller) == [EndReason.NO_RESPONSE]
     link.run(100)
     assert_nothing_left(caller)
