@@ -141,6 +141,7 @@ class Engine:
         )
         self._restore_registrations(len(kinds[listeners.Kind.UDP]))
         log.info("engine.started", extra={"pid": os.getpid(), "config": str(self._config)})
+        background.append(self._loop.create_task(self._announce()))
         await self._stopping.wait()
         await self._drain()
         for task in background:
@@ -181,6 +182,15 @@ class Engine:
                     await asyncio.wait_for(ended.wait(), _LOOK_AGAIN_S)
         finally:
             unsubscribe()
+
+    async def _announce(self) -> None:
+        """Tell the person at the terminal when calls are taken, and where."""
+        await self._until(lambda: self._telephony.workers_ready() > 0)
+        where = {
+            "sip": " ".join(str(listener) for listener in self._document.sip.listen),
+            "http": f"http://{self._document.http.listen}/",
+        }
+        log.info("engine.ready", extra=where)
 
     def _on_sip_event(self, event: Event) -> None:
         if isinstance(event, RegistrationChanged) and self._keeping is None:
