@@ -389,7 +389,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._idle: asyncio.TimerHandle | None = None
         self._heard_at = self._loop.time()
-        self._limit_s = SILENT_LIMIT_S
+        self._introduced = False  # it brought a message; before, neither pings nor single bytes keep it open
         self._flow = Flow("tcp", index, "", 0)
         self.peer = ("", 0)
         self.number = 0
@@ -407,20 +407,21 @@ class _Connection(asyncio.Protocol):
             stream.abort()
             return
         self._flow = Flow("tcp", self._index, *self.peer, self.number)
-        self._idle = self._loop.call_later(self._limit_s, self._on_idle)
+        self._idle = self._loop.call_later(SILENT_LIMIT_S, self._on_idle)
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
         try:
             items = self._framer.feed(data)
         except PeerError as exc:
             self._fail(exc)
             return
+        self._introduced = self._introduced or any(item is not KeepAlive.PING for item in items)
+        if items and self._introduced:
+            self._heard_at = self._loop.time()
         for item in items:
             if isinstance(item, KeepAlive):
                 self.write(PONG)
             else:
-                self._limit_s = IDLE_LIMIT_S
                 self._owner.on_message(item, self._flow)
         if self._framer.fault is not None:
             self._fail(self._framer.fault)
@@ -431,7 +432,8 @@ class _Connection(asyncio.Protocol):
         self.close()
 
     def _on_idle(self) -> None:
-        left = self._heard_at + self._limit_s - self._loop.time()
+        limit_s = IDLE_LIMIT_S if self._introduced else SILENT_LIMIT_S
+        left = self._heard_at + limit_s - self._loop.time()
         if left <= 0:
             self._owner.counters["sip_connections_idle_total"] += 1
             self.close()

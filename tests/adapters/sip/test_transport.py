@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -274,6 +275,22 @@ async def test_silent_connections_are_closed_and_their_number_is_bounded(monkeyp
         for writer in (one, other):
             writer.close()
             await writer.wait_closed()
+
+
+async def test_drops_of_a_message_do_not_keep_a_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "SILENT_LIMIT_S", 0.1)
+    async with servers(1) as (server,):
+        reader, writer = await asyncio.open_connection(HOST, server.tcp)
+        closed = asyncio.ensure_future(reader.read())
+        async with asyncio.timeout(5):
+            while not closed.done():
+                writer.write(b"O")
+                await asyncio.wait({closed}, timeout=0.02)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await closed
+            await writer.wait_closed()
+        assert server.transport.connections == 0
 
 
 async def test_response_opens_a_connection_when_the_old_one_is_gone() -> None:
