@@ -1,4 +1,4 @@
-"""All timers of the stack in one heap, so that the event loop needs a single one."""
+"""Timers in a heap; the event loop needs one, for the earliest deadline of all heaps."""
 
 from __future__ import annotations
 
