@@ -50,6 +50,9 @@ async def keep_connected(user: WorkerUser, *, name: str, path: str, address: str
             user.attach_worker(name, address, client, welcome)
             log.info("worker.connected", extra={"worker": name, "pid": welcome.pid})
             await lost.wait()
+        except Exception:  # a fault of ours must not leave the worker alone for good
+            log.exception("worker.failed", extra={"worker": name})
         finally:
             client.close()
         user.on_worker_lost(name)
+        await asyncio.sleep(retry_s)  # nor may two engines take a worker from each other without a pause
