@@ -64,6 +64,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
         self._clock = SystemClock()
         self._bus = EventBus()
         self._recorder: EventRecorder | None = None
@@ -102,7 +103,7 @@ class Engine:
         """Serve until SIGTERM, then drain and stop."""
         signals = {
             signal.SIGTERM: self._on_stop,
-            signal.SIGHUP: self._reload,
+            signal.SIGHUP: self._reload_wanted.set,
         }
         for number, action in signals.items():
             self._loop.add_signal_handler(number, action)
@@ -141,7 +142,7 @@ class Engine:
         )
         self._restore_registrations(len(kinds[listeners.Kind.UDP]))
         log.info("engine.started", extra={"pid": os.getpid(), "config": str(self._config)})
-        background.append(self._loop.create_task(self._announce()))
+        background += [self._loop.create_task(work) for work in (self._announce(), self._keep_reloading())]
         await self._stopping.wait()
         await self._drain()
         for task in background:
@@ -229,10 +230,21 @@ class Engine:
             self._hurry.set()
         self._stopping.set()
 
-    def _reload(self) -> None:
-        """SIGHUP: put the file's present contents in force, or say why not and go on as before."""
+    async def _keep_reloading(self) -> None:
+        """Each SIGHUP: one that comes during a reload makes another follow."""
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            try:
+                await self._reload()
+            except Exception:  # a fault of ours must not make every later SIGHUP go unheard
+                log.exception("config.failed")
+
+    async def _reload(self) -> None:
+        """Put the file's present contents in force, or say why not and go on as before."""
         try:
-            loaded = load(self._config)
+            # Two thousand agents take seconds to read; calls go on meanwhile.
+            loaded = await asyncio.to_thread(load, self._config)
         except ConfigurationError as exc:
             log.error("config.refused", extra={"problems": str(exc)})
             return
