@@ -164,8 +164,9 @@ class Dialog:
             local_cseq=request.cseq.number,
             remote_cseq=None,
         )
-        if contact is not None:
-            dialog._aim(contact, flow, request.parsed_uri.host)
+        if contact is not None or routes:
+            target = request.parsed_uri
+            dialog._aim(contact or target, flow, target.host)
         return dialog
 
     def accepts(self, request: Request) -> bool:

@@ -372,7 +372,7 @@ class Session:
         if tx is self._invite:
             self._on_invite_response(response, now)
         elif response.status < 200:
-            return
+            self._let_go_of_reinvite(now)
         elif tx is self._reinvite:
             self._on_reinvite_response(tx, response, now)
         elif tx.request.method == "BYE":
@@ -432,7 +432,7 @@ class Session:
             self._gone()
             return
         self._send_ack(self.dialog, self.request.cseq.number)
-        if self.state is SessionState.CLOSING:  # it crossed our CANCEL
+        if self.state is not SessionState.CALLING:  # it crossed our CANCEL, or follows an answer that made no sense
             self._bye(now)
             return
         self.state = SessionState.CONFIRMED
@@ -568,6 +568,11 @@ class Session:
         if response.status in (408, 481):
             self._lose(now, response.status)
 
+    def _let_go_of_reinvite(self, now: float) -> None:
+        """Once the session is over, a re-INVITE with a provisional response would wait for ever."""
+        if self._reinvite is not None and self.state in (SessionState.CLOSING, SessionState.ENDED):
+            self._core.give_up_at(self._reinvite, now + TIMEOUT)
+
     def probe(self, timeout_s: float, now: float) -> None:
         """Ask within the dialog whether the far side is still there; SessionProbed follows."""
         dialog = self.dialog
@@ -613,6 +618,7 @@ class Session:
             if self._offer_tx is not None:
                 self._refuse_open(487, now)
             self._over(EndReason.BYE)
+        self._let_go_of_reinvite(now)
         self._gone()
 
     def _on_offer(self, tx: ServerTransaction, source: Flow, now: float) -> None:
@@ -726,6 +732,7 @@ class Session:
         self.state = SessionState.CLOSING
         self._bye_wanted = False
         self._refuse_open(487, now)
+        self._let_go_of_reinvite(now)
         bye = self.dialog.request("BYE", self._core.via(self.dialog.flow))
         self._core.open(bye, self.dialog.flow, self, now)
 

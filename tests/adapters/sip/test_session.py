@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.sip.endpoint import SessionIncoming
+from adapters.sip.message import Request, build_response, parse_message
 from adapters.sip.session import (
     EndReason,
     Login,
@@ -334,6 +335,36 @@ def test_second_answer_of_a_fork_is_acked_and_hung_up() -> None:
     before = len(pair.link.sent)
     pair.caller.carry_out(pair.caller.endpoint.on_message(other, pair.a.flow, pair.link.now))
     assert [s.data.split(b" ")[0] for _, s in pair.link.sent[before:]] == [b"ACK"]  # our ACK was lost
+
+
+@pytest.mark.parametrize("contact", ["Contact: <sip:b@192.0.2.2>\r\n", ""])
+def test_answer_with_a_broken_route_ends_the_call_once(contact: str) -> None:
+    pair = ringing()
+    pair.called.carry_out(pair.called.endpoint.answer(pair.b, SDP, pair.link.now))
+    ok = next(s.data for _, s in reversed(pair.link.sent) if b" 200 OK" in s.data)
+    head, _, tail = ok.partition(b"Contact: ")
+    rest = tail.partition(b"\r\n")[2]
+    broken = head + contact.encode() + b"Record-Route: <sip:p@h:0>\r\n" + rest
+    for answer in (broken, broken, ok):
+        pair.caller.carry_out(pair.caller.endpoint.on_message(answer, pair.a.flow, pair.link.now))
+    assert reasons(pair.caller) == [EndReason.BROKEN]
+    assert not any(isinstance(event, SessionAnswered) for event in pair.caller.events)
+    pair.link.run()
+    assert reasons(pair.called) == [EndReason.BYE]  # the answer that made sense was hung up
+    finish(pair)
+
+
+def test_reinvite_without_a_final_answer_is_forgotten_with_the_session() -> None:
+    pair = talking()
+    pair.caller.carry_out(pair.caller.endpoint.reinvite(pair.a, SDP, pair.link.now))
+    request = parse_message(pair.link.sent[-1][1].data)
+    assert isinstance(request, Request)
+    trying = build_response(request, 100).serialise()
+    pair.caller.carry_out(pair.caller.endpoint.on_message(trying, pair.a.flow, pair.link.now))
+    pair.link.fate = lambda _: []
+    pair.caller.carry_out(pair.caller.endpoint.hang_up(pair.a, pair.link.now))
+    pair.link.run(pair.link.now + 100)
+    assert_nothing_left(pair.caller)
 
 
 def test_number_of_branches_that_answer_is_bounded() -> None:
