@@ -576,6 +576,8 @@ class Session:
     def probe(self, timeout_s: float, now: float) -> None:
         """Ask within the dialog whether the far side is still there; SessionProbed follows."""
         dialog = self.dialog
+        if self.state is SessionState.ANSWERED:  # their ACK, or its absence, will tell
+            self._core.emit(SessionProbed(self, alive=True, status=None))
         if self.state is not SessionState.CONFIRMED or dialog is None:
             return
         request = dialog.request("OPTIONS", self._core.via(dialog.flow))

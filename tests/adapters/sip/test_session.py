@@ -286,6 +286,14 @@ def test_probe_tells_a_living_phone_from_a_dead_one() -> None:
     assert pair.called.take() == [SessionProbed(pair.b, alive=False, status=None)]
 
 
+def test_probe_before_the_ack_is_answered_so_that_another_follows() -> None:
+    pair = ringing()
+    pair.called.carry_out(pair.called.endpoint.answer(pair.b, SDP, pair.link.now))
+    pair.called.take()
+    pair.called.carry_out(pair.called.endpoint.probe(pair.b, pair.link.now))
+    assert pair.called.take() == [SessionProbed(pair.b, True, None)]
+
+
 def test_peer_that_forgot_the_dialog_is_noticed() -> None:
     pair = talking()
     pair.caller.endpoint.forget(pair.a)
