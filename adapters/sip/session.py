@@ -391,8 +391,9 @@ class Session:
             self._gone()
         elif tx is self._reinvite:
             self._reinvite = None
-            self._core.emit(SessionReoffered(self, 408, b""))
-            self._lose(now, 408)
+            if self.state is SessionState.CONFIRMED:  # once over, nothing more is told
+                self._core.emit(SessionReoffered(self, 408, b""))
+                self._lose(now, 408)
         elif tx.request.method == "BYE":
             self._gone()
         elif tx.request.method == "OPTIONS":
@@ -562,7 +563,7 @@ class Session:
             with suppress(PeerError):  # a malformed Contact moves nothing
                 dialog.refresh_target(response, dialog.flow)
             self._send_ack(dialog, tx.request.cseq.number)
-        if self.state is SessionState.CLOSING:
+        if self.state in (SessionState.CLOSING, SessionState.ENDED):
             return
         self._core.emit(SessionReoffered(self, response.status, response.body))
         if response.status in (408, 481):

@@ -520,7 +520,7 @@ async def test_an_agents_phone_that_does_not_reply(murima: MurimaProcess, bank: 
         call = phone.dial("500", murima.sip)
         await call.answered()
         assert (await asyncio.wait_for(agent.arrived.get(), 5)).method == "INVITE"
-        await agent_is(murima, "a0001", "offline", "unreachable")
+        await agent_is(murima, "a0001", "break", "no-answer")
         assert not call.end_reason  # the caller waits on
         await call.hang_up()
     await no_call(murima)

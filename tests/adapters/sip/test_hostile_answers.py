@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapters.sip.message import Request, build_response, parse_message
@@ -24,6 +24,7 @@ STEPS = st.lists(ANSWERS | st.sampled_from(["hang up", "probe", "reinvite", "unr
 Answer = tuple[int, str | None, str | None, str | None, str | None, int]
 
 
+@example(steps=[(200, None, None, None, None, 0), "reinvite"], login=None, ring_timeout_s=5.0)  # was told late
 @settings(max_examples=300, deadline=None)
 @given(STEPS, st.sampled_from([None, Login("u", "p")]), st.sampled_from([5.0, 60.0]))
 def test_session_ends_once_and_leaves_nothing(
