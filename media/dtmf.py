@@ -81,7 +81,7 @@ class DtmfDecoder:
         self._heard_at = now
         self._duration = max(self._duration, duration)
         if flags & _END:
-            digits += self._finish()
+            digits += self._finish(ended=True)
         return digits
 
     def on_time(self, now: float) -> list[Digit]:
@@ -96,10 +96,12 @@ class DtmfDecoder:
         self._finished = None
         return digits
 
-    def _finish(self) -> list[Digit]:
+    def _finish(self, *, ended: bool = False) -> list[Digit]:
+        """End the event. One that never lasted was no key: some senders fill pauses with such packets."""
         self._active = False
         self._finished = self._timestamp
-        return [Digit(self._digit, (self._before + self._duration) * 1000 // CLOCK_RATE_HZ)]
+        duration = self._before + self._duration
+        return [Digit(self._digit, duration * 1000 // CLOCK_RATE_HZ)] if duration or ended else []
 
     @staticmethod
     def _is_old(timestamp: int, than: int) -> bool:

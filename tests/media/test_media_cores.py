@@ -218,6 +218,17 @@ def test_any_event_payload_is_survived(packets: list[tuple[int, bytes]]) -> None
             assert digit.digit in DIGITS
 
 
+def test_events_that_never_last_are_no_digits() -> None:
+    decoder = DtmfDecoder()
+    heard = []
+    for i in range(20):  # as SIPp's play_dtmf sends them before the first key
+        heard += decoder.on_packet(24_000 + 20 * i, bytes(4), i * 0.02)
+    heard += decoder.on_packet(24_400, bytes.fromhex("040a00a0"), 0.5)
+    heard += decoder.on_packet(24_400, bytes.fromhex("048a0640"), 0.6)
+    heard += decoder.on_time(5.0)
+    assert [(d.digit, d.duration_ms) for d in heard] == [("4", 200)]
+
+
 def test_a_very_long_press_is_one_digit() -> None:
     decoder = DtmfDecoder()
     assert decoder.on_packet(0, struct.pack("!BBH", 5, 10, 0xFFFF), 0.0) == []

@@ -185,11 +185,11 @@ class RtpPhone:
         return float(np.diff(times).max() * 1000) if len(times) > 1 else 0.0
 
     def digits(self) -> str:
-        """Return the digits that came in (RFC 4733): one for each event, however often it was repeated."""
+        """Return the digits that came in (RFC 4733): one for each event that lasted, however often it was repeated."""
         events = dict.fromkeys(
             (arrival.ssrc, arrival.timestamp, arrival.payload[0])
             for arrival in self.arrivals()
-            if arrival.payload_type == _EVENT_PT and len(arrival.payload) >= 4
+            if arrival.payload_type == _EVENT_PT and len(arrival.payload) >= 4 and any(arrival.payload[2:4])
         )
         return "".join(_DIGITS[event] for _, _, event in events if event < len(_DIGITS))
 

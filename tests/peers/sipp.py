@@ -33,7 +33,7 @@ class SippResult:
 class Sipp:
     """One SIPp process playing one scenario; `async with Sipp(...) as sipp`, then `await sipp.result()`.
 
-    Callers: uac (play, then BYE after talk_ms), uac_silent, uac_until_bye,
+    Callers: uac (play, then BYE after talk_ms), uac_digits (press keys; as root), uac_silent, uac_until_bye,
     uac_cancel (gives up after talk_ms of ringing), uac_refused (status).
     Agents: uas (echoes RTP), uas_plays, uas_hangs_up (BYE after talk_ms),
     uas_refuses (status and reason), uas_no_answer, uas_garbage.
@@ -50,7 +50,7 @@ class Sipp:
         rate: new calls per second.
         at_once: calls up at the same time, at most.
         audio: WAV file (8 kHz, mono) to play as PCMU.
-        talk_ms, ring_ms, status, reason: see the scenarios.
+        digits, talk_ms, ring_ms, status, reason: see the scenarios.
         transport: "udp" or "tcp".
         timeout_s: SIPp gives up after this time, and its result is a failure.
         trace: keep all messages, for `messages`; costs SIPp as much as the calls.
@@ -70,6 +70,7 @@ class Sipp:
         rate: float = 10.0,
         at_once: int = 1000,
         audio: Path | None = None,
+        digits: str = "",
         talk_ms: int = 1000,
         ring_ms: int = 0,
         status: int = 486,
@@ -87,6 +88,7 @@ class Sipp:
         self._timeout_s = timeout_s
         self._values = {
             "@audio@": str(folder / "audio.ulaw"),
+            "@digits@": digits,
             "@talk_ms@": str(talk_ms),
             "@ring_ms@": str(ring_ms),
             "@status@": str(status),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,33 @@ async def test_sipp_hears_its_own_words_come_back_from_an_echoing_sipp_agent(tmp
             await caller.expect("call", state="disconnected")
             assert (await agent.result()).succeeded == 1
             assert align_and_correlate(speech(SPEECH_S, 5), caller.heard(), RATE).correlation >= AUDIBLE
+
+
+async def test_digits_arrive_whatever_their_payload_type(tmp_path: Path, bank: RtpBank) -> None:
+    """SIPp names its digits 97, the agent's phone 101. SIPp needs a raw socket to press keys, so root."""
+    carrier, phone = loopback_address(), loopback_address()
+    async with (
+        SipPhone("a0001", bank, address=phone) as agent,
+        MurimaProcess(queue_config(carrier, contact=agent.uri), tmp_path / "murima") as murima,
+        AsyncExitStack() as stack,
+    ):
+        if os.geteuid() == 0:
+            where: dict[str, Any] = {"remote": murima.remote, "address": carrier}
+            sipp = Sipp(tmp_path / "caller", "uac_digits", digits="42#", talk_ms=2500, **where)
+            await stack.enter_async_context(sipp)
+            taken = await agent.incoming.get()
+            result = await sipp.result()
+            assert (result.status, result.succeeded) == (0, 1), result.errors
+        else:
+            caller = await stack.enter_async_context(SipPhone("0700111222", bank, address=carrier))
+            call = caller.dial("500", murima.sip)
+            taken = await agent.incoming.get()
+            await taken.answered()
+            call.rtp.press("42#")
+            await call.rtp.until_quiet()
+            await call.hang_up()
+        assert await taken.ended() == "bye"
+        assert taken.rtp.digits() == "42#"
 
 
 async def test_registered_phones_call_each_other_by_id(tmp_path: Path) -> None:
