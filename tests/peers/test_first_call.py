@@ -199,7 +199,7 @@ async def test_sipp_hears_its_own_words_come_back_from_an_echoing_sipp_agent(tmp
 
 
 async def test_digits_arrive_whatever_their_payload_type(tmp_path: Path, bank: RtpBank) -> None:
-    """SIPp names its digits 97, the agent's phone 101. SIPp needs a raw socket to press keys, so root."""
+    """SIPp names its digits 96, the agent's phone 101. SIPp needs a raw socket to press keys, so root."""
     carrier, phone = loopback_address(), loopback_address()
     async with (
         SipPhone("a0001", bank, address=phone) as agent,
