@@ -50,7 +50,8 @@ fmt: setup-test ## format the code and repair what ruff can repair
 bench: setup-test ## run every benchmark, one after the other
 	@for file in benchmarks/bench_*.py; do \
 		printf '\n== %s\n' "$$file"; \
-		.venv/bin/python "$$file"; \
+		module="$${file%.py}"; \
+		.venv/bin/python -m "$${module//\//.}"; \
 	done
 
 prove: setup-test ## run only the calls with real phones (baresip, pjsua2, SIPp), one by one, in their long forms, with figures

@@ -12,7 +12,7 @@ of the supervisor and all processes below it (/proc/PID/stat, 10 ms resolution, 
 call at 400 calls). The baseline of the same run is SIPp as the server of the same direct
 call: a server in C++ that only answers.
 
-    .venv/bin/python benchmarks/bench_call_setup.py [--runs 5] [--seconds 10] [--rate 40]
+    .venv/bin/python -m benchmarks.bench_call_setup [--runs 5] [--seconds 10] [--rate 40]
 
 Budgets (docs and design): 2.0 ms bridged, 1.2 ms answered, 2.0 ms with the prompt.
 """
@@ -25,14 +25,11 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.audio import save_wav
 from tests.peers.murima import MurimaProcess

@@ -7,7 +7,7 @@ socket buffers are not in the resident set. Beside it, the same worker's residen
 
 Budget (design section 11): at most 60 kB per bridged call.
 
-    python -m benchmarks.bench_media_memory --calls 500
+    .venv/bin/python -m benchmarks.bench_media_memory --calls 500
 """
 
 from __future__ import annotations

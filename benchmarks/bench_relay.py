@@ -9,7 +9,7 @@ timestamp at the other phone.
 
 Budget (design section 11): at most 1.5 × the paced C relay, below the unpaced one, p99 ≤ 3 ms.
 
-    python -m benchmarks.bench_relay --calls 200 --seconds 10 --rounds 3
+    .venv/bin/python -m benchmarks.bench_relay --calls 200 --seconds 10 --rounds 3
 """
 
 from __future__ import annotations

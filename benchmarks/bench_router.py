@@ -13,7 +13,7 @@ strategies in rotation, and one more queue is served by everybody.
 The baseline, in the same run, chooses the same way by walking over all
 contacts or all agents, as a switch that polls does.
 
-    .venv/bin/python benchmarks/bench_router.py [--quick]
+    .venv/bin/python -m benchmarks.bench_router [--quick]
 """
 
 from __future__ import annotations
@@ -26,10 +26,7 @@ import statistics
 import sys
 from dataclasses import dataclass, field
 from math import log
-from pathlib import Path
 from time import perf_counter
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from routing.decisions import Decision, Offer
 from routing.events import ContactArrived, ConversationEnded, Event, OfferAccepted

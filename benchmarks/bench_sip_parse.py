@@ -8,7 +8,7 @@ seen before come from a cache. `answered` builds and writes a response.
 The baseline, in the same run, reads the same headers with the standard
 library's email parser, the ready-made tool for messages of this shape.
 
-    .venv/bin/python benchmarks/bench_sip_parse.py [--quick]
+    .venv/bin/python -m benchmarks.bench_sip_parse [--quick]
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ from collections.abc import Callable, Iterator
 from email.parser import BytesParser
 from functools import partial
 from itertools import cycle
-from pathlib import Path
 from time import process_time_ns
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from adapters.sip.errors import PeerError
 from adapters.sip.message import (
