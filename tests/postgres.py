@@ -56,8 +56,8 @@ class TestServer:
     def started(cls, folder: Path) -> Iterator[Self]:
         """Start a server, and stop it at the end."""
         server = cls(folder)
-        server.start()
         try:
+            server.start()
             yield server
         finally:
             server.stop()
