@@ -7,7 +7,6 @@ tells its owner by events; each session ends with exactly one `SessionEnded`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from adapters.sip.dialog import Dialog
 from adapters.sip.digest import Challenge, answer_challenge
 from adapters.sip.errors import PeerError, UsageError
+from adapters.sip.info_dtmf import parse_dtmf
 from adapters.sip.message import KNOWN_METHODS, Request, Response, build_response
 from adapters.sip.transaction import T1, T2, TIMEOUT, ClientTransaction, Flow, ServerTransaction
 
@@ -781,28 +781,3 @@ _IN_DIALOG = {
     "INFO": Session._on_info,
     "OPTIONS": Session._on_options,
 }
-
-_RELAY_SIGNAL = re.compile(rb"(?im)^\s*signal\s*=\s*([0-9*#A-D]|1[0-5])\s*$")
-_RELAY_DURATION = re.compile(rb"(?im)^\s*duration\s*=\s*(\d{1,5})\s*$")
-_PLAIN_SIGNAL = re.compile(rb"(?i)\s*([0-9*#A-D]|1[0-5])\s*")
-_EVENTS = {"10": "*", "11": "#", "12": "A", "13": "B", "14": "C", "15": "D"}
-
-
-def parse_dtmf(content_type: str, body: bytes) -> tuple[str, int] | None:
-    """Key and duration in milliseconds from the body of an INFO, None if there is none.
-
-    Both spellings of star and hash occur: the character, and its RFC 4733 event number.
-    """
-    duration_ms = 160
-    if content_type == "application/dtmf":
-        match = _PLAIN_SIGNAL.fullmatch(body[:64])
-    else:
-        body = body[:512].replace(b"\r", b"")
-        match = _RELAY_SIGNAL.search(body)
-        duration = _RELAY_DURATION.search(body)
-        if duration is not None:
-            duration_ms = int(duration.group(1))
-    if match is None:
-        return None
-    digit = match.group(1).decode().upper()
-    return _EVENTS.get(digit, digit), duration_ms

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.sip.endpoint import SessionIncoming
+from adapters.sip.info_dtmf import parse_dtmf
 from adapters.sip.message import Request, build_response, parse_message
 from adapters.sip.session import (
     EndReason,
@@ -21,7 +22,6 @@ from adapters.sip.session import (
     SessionProbed,
     SessionProgress,
     SessionReoffered,
-    parse_dtmf,
 )
 from adapters.sip.uri import SipUri
 from tests.sip_link import SDP, Link, Node, session_of
