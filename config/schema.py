@@ -449,15 +449,7 @@ class RingAgent(Action):
 
 
 class Supervise(Action):
-    """Join the call that an agent is in."""
-
-    @property
-    def mode(self) -> Literal["listen", "whisper", "barge"]:
-        raise NotImplementedError
-
-    @property
-    def agent(self) -> str:
-        raise NotImplementedError
+    """Join the call that an agent is in; the field that names the agent may hold groups as `\\1`."""
 
 
 class Listen(Supervise):
@@ -465,41 +457,17 @@ class Listen(Supervise):
 
     listen: StrictStr
 
-    @property
-    def mode(self) -> Literal["listen", "whisper", "barge"]:
-        return "listen"
-
-    @property
-    def agent(self) -> str:
-        return self.listen
-
 
 class Whisper(Supervise):
     """Hear an agent's call and be heard by the agent alone."""
 
     whisper: StrictStr
 
-    @property
-    def mode(self) -> Literal["listen", "whisper", "barge"]:
-        return "whisper"
-
-    @property
-    def agent(self) -> str:
-        return self.whisper
-
 
 class Barge(Supervise):
     """Hear an agent's call and be heard by all."""
 
     barge: StrictStr
-
-    @property
-    def mode(self) -> Literal["listen", "whisper", "barge"]:
-        return "barge"
-
-    @property
-    def agent(self) -> str:
-        return self.barge
 
 
 ACTION_KEYS = ("queue", "answer", "play", "echo", "agent", "listen", "whisper", "barge")

@@ -242,12 +242,8 @@ class Message:
 
     # --- wire form ----------------------------------------------------------------------
 
-    def _start_line(self) -> str:
-        raise NotImplementedError
-
-    def serialise(self) -> bytes:
-        """Write the message; Content-Length always tells the true length of the body."""
-        lines = [self._start_line()]
+    def _write(self, start_line: str) -> bytes:
+        lines = [start_line]
         for name, values in self.headers.items():
             if name != "content-length":
                 prefix = f"{CASING.get(name) or usual_casing(name)}: "
@@ -306,8 +302,9 @@ class Request(Message):
         """The Request-URI. Raises PeerError: 416 for an unknown scheme, 400 if malformed."""
         return SipUri.parse(self.uri)
 
-    def _start_line(self) -> str:
-        return f"{self.method} {self.uri} SIP/2.0"
+    def serialise(self) -> bytes:
+        """Write the message; Content-Length always tells the true length of the body."""
+        return self._write(f"{self.method} {self.uri} SIP/2.0")
 
     def __repr__(self) -> str:
         return f"<Request {self.method}>"
@@ -330,8 +327,9 @@ class Response(Message):
         self.status = status
         self.reason = reason
 
-    def _start_line(self) -> str:
-        return f"SIP/2.0 {self.status} {self.reason}"
+    def serialise(self) -> bytes:
+        """Write the message; Content-Length always tells the true length of the body."""
+        return self._write(f"SIP/2.0 {self.status} {self.reason}")
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"

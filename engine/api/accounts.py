@@ -25,7 +25,7 @@ class Identity:
 
 
 class Accounts(Protocol):
-    """Both methods answer for now: an account removed or changed meanwhile counts at once."""
+    """Both methods answer for the present moment: a removed or changed account counts at once."""
 
     def verify(self, username: str, password: str) -> Identity | None:
         """Check a password, taking the same time for unknown users. Called on a worker thread."""

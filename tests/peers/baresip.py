@@ -160,7 +160,7 @@ class Baresip:
         (self.folder / "contacts").write_text("")
         await self._process.start(["baresip", "-4", "-f", self.folder], folder=self.folder)
         self._writer = await self._connect(control_port)
-        if self._register:  # not from the file: it would register before anyone listens for the event
+        if self._register:  # not from the file: its events would come before anyone listens
             await self.command("uanew", self._account())
             await self._registered()
 
