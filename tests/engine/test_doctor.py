@@ -7,17 +7,11 @@ from pathlib import Path
 import pytest
 
 from engine.doctor import Finding, Verdict, doctor, render
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.ports import free_port
 
 
 def document(folder: Path, *, udp: int = 0, http: int = 0, media: str = "[21000, 21099]", more: str = "") -> Path:
-    udp, http = udp or free_port(socket.SOCK_DGRAM), http or free_port(socket.SOCK_STREAM)
+    udp, http = udp or free_port(), http or free_port()
     path = folder / "murima.yaml"
     path.write_text(
         f'domain: pbx.local\nsip: {{listen: ["udp:127.0.0.1:{udp}"]}}\nmedia: {{address: 127.0.0.1, ports: {media}}}\n'
@@ -93,7 +87,7 @@ def test_data_folder_that_is_a_file_is_found(tmp_path: Path) -> None:
 def test_database_out_of_reach_is_found_and_its_password_is_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = free_port(socket.SOCK_STREAM)
+    port = free_port()
     monkeypatch.setenv("MURIMA_DATABASE_URL", f"postgresql://murima:hunter2@127.0.0.1:{port}/murima")
     findings = doctor(None, tmp_path)
     (failure,) = failures(findings)

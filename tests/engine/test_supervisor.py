@@ -21,6 +21,7 @@ from engine.data_folder import DataFolder
 from engine.listeners import Listener
 from engine.plan import Plan
 from engine.supervisor import commands
+from tests.ports import free_port
 
 WAIT_S = 20.0
 
@@ -68,13 +69,6 @@ sys.exit(serve(Path(config), Path(data), commands=commands, backoff=Backoff(0.02
 """
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Node:
     """A data folder, a configuration, and supervisors run on them one after another."""
 
@@ -92,7 +86,7 @@ class Node:
         self.child.write_text(CHILD)
         self.runner = folder / "runner.py"
         self.runner.write_text(RUNNER)
-        self.udp, self.http = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
+        self.udp, self.http = free_port(), free_port()
         self.config = folder / "murima.yaml"
         self.configure()
         self.running: list[asyncio.subprocess.Process] = []
@@ -133,10 +127,14 @@ class Node:
         return self.starts(name)[times - 1]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(WAIT_S):
-            while not condition():
-                self.news.clear()
-                await self.news.wait()
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while not condition():
+                    self.news.clear()
+                    await self.news.wait()
+        except TimeoutError:
+            logs = "\n".join(self.log(process) for process in self.running)
+            pytest.fail(f"not within {WAIT_S} s; entries: {self.seen}; supervisors wrote:\n{logs}")
 
     async def end(self, process: asyncio.subprocess.Process) -> tuple[int, str]:
         """Wait for the end of a supervisor: its status and what it wrote."""
