@@ -1,4 +1,4 @@
-"""UDP and TCP for the endpoint (asyncio): they carry, they do not decide.
+"""The endpoint's sockets (asyncio): they carry, they do not decide.
 
 Listening sockets come ready bound from whoever starts the process. One timer
 serves all deadlines of the stack. What one peer sends never disturbs the rest:
@@ -15,21 +15,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
-from typing import cast
 
+from adapters.sip.connections import Connection, ConnectionLimits, Connections
+from adapters.sip.datagrams import Datagrams
 from adapters.sip.endpoint import Effect, Endpoint, Event
 from adapters.sip.errors import PeerError
-from adapters.sip.stream import PONG, KeepAlive, StreamFramer
+from adapters.sip.hosts import HostNames
 from adapters.sip.transaction import Flow, Send
 
 log = logging.getLogger("murima.sip")
 
-CONNECT_TIMEOUT_S = 5.0
-SILENT_LIMIT_S = 32.0  # a connection that brought no message yet
-IDLE_LIMIT_S = 7500.0  # longer than the longest registration
-MAX_CONNECTIONS = 10_000
-MAX_UNSENT = 1 << 20  # bytes; a peer that reads nothing for so long is cut off
-LOOKUP_LIFETIME_S = 60.0
 _REMEMBERED_HOSTS = 4096
 _FAULT_LOG_INTERVAL_S = 1.0
 
@@ -47,11 +42,15 @@ class _Listener:
 class SipTransport:
     """Joins one endpoint to its sockets. Implements the endpoint's `Network`.
 
+    Args:
+        limits: for stream connections.
+
     Attributes:
         counters: what was dropped, by reason.
+        hosts: finds the addresses of host names.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: ConnectionLimits | None = None) -> None:
         self.counters: Counter[str] = Counter()
         self._owner: Callable[[Event], None] = _nobody
         self._loop = asyncio.get_running_loop()
@@ -60,15 +59,11 @@ class SipTransport:
         self._listeners: list[_Listener] = []
         self._udp: dict[int, asyncio.DatagramTransport] = {}
         self._servers: list[asyncio.Server] = []
-        self._connections: dict[int, _Connection] = {}
-        self._by_peer: dict[tuple[str, int], _Connection] = {}
+        self.hosts = HostNames(self.counters)
+        self._connections = Connections(self, limits or ConnectionLimits())
         self._connecting: dict[tuple[str, int], list[tuple[Flow, bytes]]] = {}
-        self._literal: dict[str, bool] = {}
-        self._looked_up: dict[str, tuple[str, float]] = {}
-        self._looking_up: dict[str, list[tuple[Flow, bytes]]] = {}
         self._local_addresses: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._next_connection = 1
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # kept here: what uvloop returns for a time in the past has no when()
         self._closed = False
@@ -94,12 +89,14 @@ class SipTransport:
         for sock in udp:
             index = self._add_listener("udp", sock)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-            transport, _ = await self._loop.create_datagram_endpoint(partial(_Datagrams, self, index), sock=sock)
+            transport, _ = await self._loop.create_datagram_endpoint(partial(Datagrams, self, index), sock=sock)
             self._udp[index] = transport
         for sock in tcp:
             index = self._add_listener("tcp", sock)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-            self._servers.append(await self._loop.create_server(partial(_Connection, self, index), sock=sock))
+            self._servers.append(
+                await self._loop.create_server(partial(Connection, self._connections, index), sock=sock)
+            )
 
     async def close(self) -> None:
         """Stop listening and close everything."""
@@ -108,13 +105,13 @@ class SipTransport:
             self._timer.cancel()
         for server in self._servers:
             server.close()
-        for connection in list(self._connections.values()):
-            connection.close()
+        self._connections.close()
         for transport in self._udp.values():
             transport.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.hosts.close()
         await asyncio.sleep(0)  # lets the transports close their sockets
 
     @property
@@ -148,8 +145,7 @@ class SipTransport:
         """Our address on the way to `host`; asks the kernel's routing table, sends nothing."""
         known = self._local_addresses.get(host)
         if known is None:
-            found = self._looked_up.get(host)
-            target = found[0] if found is not None else host if self._is_literal(host) else "192.0.2.1"
+            target = host if self.hosts.is_literal(host) else self.hosts.known(host) or "192.0.2.1"
             family = socket.AF_INET6 if ":" in target or version == 6 else socket.AF_INET
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 try:
@@ -176,17 +172,20 @@ class SipTransport:
     def send(self, flow: Flow, data: bytes) -> None:
         """Put bytes on the wire; failures come back to the endpoint."""
         connection = self._connections.get(flow.connection)
-        if connection is not None and connection.usable:  # whatever name its owner gave in Contact
+        if connection is not None:  # whatever name its owner gave in Contact
             connection.write(data)
             return
-        if self._is_literal(flow.host):
-            self._deliver(flow, flow.host, data)
-            return
-        known = self._looked_up.get(flow.host)
-        if known is None or known[1] < self._loop.time():
-            self._look_up(flow, data)
+        address = flow.host if self.hosts.is_literal(flow.host) else self.hosts.known(flow.host)
+        if address is None:
+            self.hosts.find(flow.host, self._listeners[flow.local].version, partial(self._on_found, flow, data))
         else:
-            self._deliver(flow, known[0], data)
+            self._deliver(flow, address, data)
+
+    def _on_found(self, flow: Flow, data: bytes, address: str | None) -> None:
+        if address is None:
+            self._unreachable(flow)
+        else:
+            self._deliver(flow, address, data)
 
     def _deliver(self, flow: Flow, address: str, data: bytes) -> None:
         """Send to the IP address that the host of `flow` is, or was found to have."""
@@ -198,8 +197,8 @@ class SipTransport:
                 except ValueError:  # uvloop, for an address of the other family or with a strange zone
                     self._unsendable(flow)
             return
-        connection = self._by_peer.get((address, flow.port))
-        if connection is not None and connection.usable:
+        connection = self._connections.towards(address, flow.port)
+        if connection is not None:
             connection.write(data)
         else:
             self._connect(flow, address, data)
@@ -250,46 +249,6 @@ class SipTransport:
                 log.exception("sip.fault")
             self._arm()
 
-    # --- names ----------------------------------------------------------------------------
-
-    def _is_literal(self, host: str) -> bool:
-        known = self._literal.get(host)
-        if known is None:
-            try:
-                ip_address(host.partition("%")[0])
-                known = True
-            except ValueError:
-                known = False
-            if len(self._literal) >= _REMEMBERED_HOSTS:
-                self._literal.clear()
-            self._literal[host] = known
-        return known
-
-    def _look_up(self, flow: Flow, data: bytes) -> None:
-        waiting = self._looking_up.get(flow.host)
-        if waiting is not None:
-            if len(waiting) < 100:
-                waiting.append((flow, data))
-            return
-        self._looking_up[flow.host] = [(flow, data)]
-        self._spawn(self._resolve(flow.host, self._listeners[flow.local].version))
-
-    async def _resolve(self, host: str, version: int) -> None:
-        family = socket.AF_INET6 if version == 6 else socket.AF_INET
-        try:
-            found = await self._loop.getaddrinfo(host, None, family=family, type=socket.SOCK_DGRAM)
-            address = str(found[0][4][0])
-        except (OSError, ValueError):  # ValueError: what can be no name, such as one with an empty label
-            self.counters["sip_lookups_failed_total"] += 1
-            for flow in {flow for flow, _ in self._looking_up.pop(host)}:
-                self._unreachable(flow)
-            return
-        if len(self._looked_up) >= _REMEMBERED_HOSTS:
-            self._looked_up.clear()
-        self._looked_up[host] = (address, self._loop.time() + LOOKUP_LIFETIME_S)
-        for flow, data in self._looking_up.pop(host):
-            self.send(flow, data)
-
     # --- connections ----------------------------------------------------------------------
 
     def _connect(self, flow: Flow, address: str, data: bytes) -> None:
@@ -302,9 +261,9 @@ class SipTransport:
     async def _open(self, peer: tuple[str, int], local: int) -> None:
         listener = self._listeners[local]
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(self._connections.limits.connect_s):
                 _, connection = await self._loop.create_connection(
-                    partial(_Connection, self, local),
+                    partial(Connection, self._connections, local),
                     *peer,
                     # Peers may know us by the address we listen at.
                     local_addr=None if listener.wildcard else (listener.host, 0),
@@ -320,23 +279,6 @@ class SipTransport:
     def _unreachable(self, flow: Flow) -> None:
         if self._endpoint is not None and not self._closed:
             self._guarded(self._endpoint.on_unreachable, flow, self._loop.time())
-
-    def add_connection(self, connection: _Connection) -> int:
-        """Take in a connection; 0: there are too many."""
-        if len(self._connections) >= MAX_CONNECTIONS or self._closed:
-            self.counters["sip_connections_refused_total"] += 1
-            return 0
-        number = self._next_connection
-        self._next_connection += 1
-        self._connections[number] = connection
-        self._by_peer.setdefault(connection.peer, connection)
-        return number
-
-    def drop_connection(self, connection: _Connection) -> None:
-        """A connection has ended."""
-        self._connections.pop(connection.number, None)
-        if self._by_peer.get(connection.peer) is connection:
-            del self._by_peer[connection.peer]
 
     # --- start-up -------------------------------------------------------------------------
 
@@ -356,114 +298,3 @@ class SipTransport:
 
 def _nobody(_: Event) -> None:
     """Before the start there is nothing to report."""
-
-
-class _Datagrams(asyncio.DatagramProtocol):
-    """One UDP socket."""
-
-    def __init__(self, owner: SipTransport, index: int) -> None:
-        self._owner = owner
-        self._index = index
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        if len(data) <= 4:
-            return  # keep-alive (RFC 5626 3.5.1 and older habits)
-        if addr[1] == 0:
-            self._owner.counters["sip_unanswerable_total"] += 1
-            return
-        self._owner.on_message(data, Flow("udp", self._index, addr[0], addr[1]))
-
-    def error_received(self, exc: Exception) -> None:  # an ICMP error names no datagram: timers decide
-        del exc
-        self._owner.counters["sip_udp_errors_total"] += 1
-
-
-class _Connection(asyncio.Protocol):
-    """One TCP connection, ours or theirs."""
-
-    def __init__(self, owner: SipTransport, index: int) -> None:
-        self._owner = owner
-        self._index = index
-        self._framer = StreamFramer()
-        self._transport: asyncio.Transport | None = None
-        self._loop = asyncio.get_running_loop()
-        self._idle: asyncio.TimerHandle | None = None
-        self._heard_at = self._loop.time()
-        self._introduced = False  # it brought a message; before, neither pings nor single bytes keep it open
-        self._flow = Flow("tcp", index, "", 0)
-        self.peer = ("", 0)
-        self.number = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        stream = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from it
-        self._transport = stream
-        peer = stream.get_extra_info("peername")
-        if peer is None:
-            stream.abort()
-            return
-        self.peer = (str(peer[0]), int(peer[1]))
-        self.number = self._owner.add_connection(self)
-        if self.number == 0:
-            stream.abort()
-            return
-        self._flow = Flow("tcp", self._index, *self.peer, self.number)
-        self._idle = self._loop.call_later(SILENT_LIMIT_S, self._on_idle)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            items = self._framer.feed(data)
-        except PeerError as exc:
-            self._fail(exc)
-            return
-        self._introduced = self._introduced or any(item is not KeepAlive.PING for item in items)
-        if items and self._introduced:
-            self._heard_at = self._loop.time()
-        for item in items:
-            if isinstance(item, KeepAlive):
-                self.write(PONG)
-            else:
-                self._owner.on_message(item, self._flow)
-        if self._framer.fault is not None:
-            self._fail(self._framer.fault)
-
-    def _fail(self, exc: PeerError) -> None:
-        self._owner.counters["sip_streams_broken_total"] += 1
-        self._owner.on_fault(exc, self._flow)
-        self.close()
-
-    def _on_idle(self) -> None:
-        limit_s = IDLE_LIMIT_S if self._introduced else SILENT_LIMIT_S
-        left = self._heard_at + limit_s - self._loop.time()
-        if left <= 0:
-            self._owner.counters["sip_connections_idle_total"] += 1
-            self.close()
-        else:
-            self._idle = self._loop.call_later(left, self._on_idle)
-
-    @property
-    def usable(self) -> bool:
-        """Whether what is written may still arrive."""
-        return self._transport is not None and not self._transport.is_closing()
-
-    def write(self, data: bytes) -> None:
-        """Send, unless the peer has stopped reading."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if transport.get_write_buffer_size() > MAX_UNSENT:
-            self._owner.counters["sip_connections_stuck_total"] += 1
-            transport.abort()
-            return
-        transport.write(data)
-
-    def close(self) -> None:
-        """Close once everything is written."""
-        if self._transport is not None:
-            self._transport.close()
-        self._owner.drop_connection(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        if self._idle is not None:
-            self._idle.cancel()
-        self._owner.drop_connection(self)

@@ -11,8 +11,8 @@ from ipaddress import ip_network
 import pytest
 import uvloop
 
-from adapters.sip import transport as subject
 from adapters.sip.access import AccessPolicy, Trunk
+from adapters.sip.connections import ConnectionLimits
 from adapters.sip.endpoint import Endpoint, SessionIncoming
 from adapters.sip.message import parse_message
 from adapters.sip.session import EndReason, Session, SessionAcked, SessionAnswered, SessionEnded
@@ -29,9 +29,9 @@ HOST = "127.0.0.1"
 class Server:
     """An endpoint on UDP and TCP that takes every call."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: ConnectionLimits | None = None) -> None:
         self.inbox = Inbox()
-        self.transport = SipTransport()
+        self.transport = SipTransport(limits)
         self.endpoint = Endpoint(
             network=self.transport,
             policy=AccessPolicy([Trunk("any", (ip_network("127.0.0.0/8"),))], {}, verifier_for("x")),
@@ -55,11 +55,11 @@ class Server:
 
 
 @asynccontextmanager
-async def servers(count: int, host: str = HOST) -> AsyncIterator[list[Server]]:
+async def servers(count: int, host: str = HOST, limits: ConnectionLimits | None = None) -> AsyncIterator[list[Server]]:
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(count):
-            server = Server()
+            server = Server(limits)
             await server.start(host)
             stack.push_async_callback(server.transport.close)
             made.append(server)
@@ -177,7 +177,7 @@ def test_unreachable_target_fails_at_once_on_uvloop() -> None:
                     session = caller.call(target.format(port=closed.getsockname()[1]))
                     ended = await caller.inbox.wait(SessionEnded)
                     assert (target, ended.session, ended.reason) == (target, session, EndReason.UNREACHABLE)
-            assert not caller.transport._looking_up
+            assert not caller.transport.hosts.asked
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(call_all())
@@ -260,10 +260,8 @@ async def test_stream_that_cannot_be_followed_is_answered_and_closed() -> None:
         assert (await ask_udp(server.udp, options())).startswith(b"SIP/2.0 200")
 
 
-async def test_silent_connections_are_closed_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "SILENT_LIMIT_S", 0.05)
-    monkeypatch.setattr(subject, "MAX_CONNECTIONS", 1)
-    async with servers(1) as (server,):
+async def test_silent_connections_are_closed_and_their_number_is_bounded() -> None:
+    async with servers(1, limits=ConnectionLimits(silent_s=0.05, total=1)) as (server,):
         first, one = await asyncio.open_connection(HOST, server.tcp)
         second, other = await asyncio.open_connection(HOST, server.tcp)
         async with asyncio.timeout(5):
@@ -277,9 +275,8 @@ async def test_silent_connections_are_closed_and_their_number_is_bounded(monkeyp
             await writer.wait_closed()
 
 
-async def test_drops_of_a_message_do_not_keep_a_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "SILENT_LIMIT_S", 0.1)
-    async with servers(1) as (server,):
+async def test_drops_of_a_message_do_not_keep_a_connection_open() -> None:
+    async with servers(1, limits=ConnectionLimits(silent_s=0.1)) as (server,):
         reader, writer = await asyncio.open_connection(HOST, server.tcp)
         closed = asyncio.ensure_future(reader.read())
         async with asyncio.timeout(5):
