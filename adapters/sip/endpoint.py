@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from adapters.sip.access import AccessPolicy, Admitted, Refused
+from adapters.sip.body import ACCEPTED_ENCODING, accepts, keep_session_description
 from adapters.sip.dialog import DEFAULT_PORT, destination
 from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.layer import TransactionLayer, server_key
@@ -53,6 +54,8 @@ from adapters.sip.uri import SipUri
 
 MAX_SESSIONS = 20_000
 RETRY_AFTER_S = "5"
+
+_WITH_DESCRIPTION = frozenset({"INVITE", "UPDATE", "PRACK"})
 
 
 class Network(Protocol):
@@ -346,6 +349,7 @@ class Endpoint:
         if method == "ACK":
             session = self._session_of(request)
             if session is not None:
+                _keep_description(request)
                 session.on_ack(request, now)
             return
         if layer.full and not self._is_expected(request):
@@ -388,6 +392,8 @@ class Endpoint:
         session = self._session_of(tx.request)
         if session is None:
             raise PeerError("no such dialog", status=481)
+        if tx.request.method in _WITH_DESCRIPTION:
+            keep_session_description(tx.request)
         session.on_request(tx, source, now)
 
     def _session_of(self, request: Request) -> Session | None:
@@ -419,8 +425,9 @@ class Endpoint:
         if isinstance(admitted, Refused):
             self._refuse(tx, admitted, now)
             return
-        if request.body and request.content_type != SDP:
-            raise PeerError("offer is not SDP", status=415)
+        keep_session_description(request)
+        if not accepts(request, SDP):
+            raise PeerError("no answer would be accepted", status=406)
         tag = self._new_token()
         session = Session(self, request, tx.flow, tag, SessionState.INCOMING)
         session.begin(tx, source, now)
@@ -431,7 +438,7 @@ class Endpoint:
         response = self._own(tx.request, 503 if self.draining else 200)
         response.set("allow", ALLOW)
         response.set("accept", ACCEPT)
-        response.set("accept-encoding", "identity")
+        response.set("accept-encoding", ACCEPTED_ENCODING)
         response.set("supported", "")
         self.respond(tx, response, now)
 
@@ -488,6 +495,7 @@ class Endpoint:
             response.set("allow", ALLOW)
         elif status == 415:
             response.set("accept", ACCEPT)
+            response.set("accept-encoding", ACCEPTED_ENCODING)
         elif status == 420:
             response.set("unsupported", ", ".join(request.get_all("require")))
         elif status == 423 and isinstance(exc, IntervalTooBriefError) and self.registrar is not None:
@@ -509,6 +517,8 @@ class Endpoint:
         if tx is None:
             self.counters["sip_stray_responses_total"] += 1
             return
+        if response.body and tx.request.method in _WITH_DESCRIPTION:
+            _keep_description(response)
         self._run(tx, self._layer.on_response(tx, response, now), now)
 
     def _run(self, tx: Transaction, effects: list[TransactionEffect], now: float) -> None:
@@ -520,6 +530,7 @@ class Endpoint:
                 if isinstance(message, Response):
                     tx.user.on_response(tx, message, now)
                 elif tx.user is not None:
+                    _keep_description(message)
                     tx.user.on_ack(message, now)
             elif tx.user is not None:
                 tx.user.on_timeout(tx, now, reached=not isinstance(effect, Unreachable))
@@ -552,3 +563,11 @@ def _check_require(request: Request) -> None:
     """No extension is supported that a peer could demand (RFC 3261 8.2.2.3)."""
     if request.has("require") and request.method != "CANCEL":
         raise PeerError("unknown extension", status=420)
+
+
+def _keep_description(message: Request | Response) -> None:
+    """As `keep_session_description`, for what cannot be refused: what is not understood is ignored."""
+    try:
+        keep_session_description(message)
+    except PeerError:
+        message.body = b""

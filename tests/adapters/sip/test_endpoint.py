@@ -86,7 +86,11 @@ def test_requests_get_the_right_answer(data: bytes, status: int, header: str | N
 
 @pytest.mark.parametrize(
     ("kind", "body", "status"),
-    [("text/plain", b"hello", 415), ("multipart/mixed", b"--x", 415)],
+    [
+        ("text/plain", b"hello", 415),
+        ("multipart/mixed", b"--x", 400),
+        ("multipart/mixed;boundary=x", b"--x\r\n\r\nhello\r\n--x--\r\n", 415),
+    ],
 )
 def test_invite_of_a_trunk_with_another_body_is_refused(kind: str, body: bytes, status: int) -> None:
     node, link = make()
