@@ -11,18 +11,26 @@ from adapters.sip.transaction import Flow
 from adapters.sip.uri import SipUri
 
 DEFAULT_PORT = 5060
+# RFC 3261 19.1.2, RFC 7118 5.1
+PORTS = {"udp": DEFAULT_PORT, "tcp": DEFAULT_PORT, "tls": 5061, "ws": 80, "wss": 443}
+
+_PLAIN = {None: "udp", "udp": "udp", "tcp": "tcp", "tls": "tls", "ws": "ws", "wss": "wss"}
+_SECURE = {None: "tls", "tcp": "tls", "tls": "tls", "ws": "wss", "wss": "wss"}  # RFC 3261 26.2.2, RFC 7118 5.3
 
 
 def destination(uri: SipUri) -> tuple[str, str, int] | None:
     """Transport, host and port that a URI names (RFC 3261 19.1.2, RFC 3263 without DNS).
 
     Returns:
-        None for what this endpoint cannot reach: sips, tel, a transport other than UDP and TCP.
+        None for what this endpoint cannot reach: tel, another transport, sips over UDP.
     """
-    transport = (uri.params.get("transport") or "udp").lower()
-    if uri.scheme != "sip" or transport not in ("udp", "tcp"):
+    if uri.scheme == "tel":
         return None
-    return transport, uri.params.get("maddr") or uri.host, uri.port or DEFAULT_PORT
+    asked = uri.params.get("transport")
+    transport = (_SECURE if uri.scheme == "sips" else _PLAIN).get(asked.lower() if asked else None)
+    if transport is None:
+        return None
+    return transport, uri.params.get("maddr") or uri.host, uri.port or PORTS[transport]
 
 
 def next_flow(target: SipUri, source: Flow, sent_by: str | None) -> Flow:
@@ -34,7 +42,7 @@ def next_flow(target: SipUri, source: Flow, sent_by: str | None) -> Flow:
         sent_by: host that the sender gave in Via (of a request), or the host we
             sent to (of a response).
 
-    A TCP connection is used as long as it lasts. A phone behind a NAT names an
+    A connection is used as long as it lasts. A phone behind a NAT names an
     address that only itself knows, in Contact as in Via: the source is used
     instead. A host name is looked up by the transport.
     """
@@ -42,10 +50,12 @@ def next_flow(target: SipUri, source: Flow, sent_by: str | None) -> Flow:
     if found is None:
         return source
     transport, host, port = found
-    if source.transport == "tcp":
-        return Flow("tcp", source.local, host, port, source.connection)
-    if transport == "tcp":
-        return Flow("tcp", source.local, host, port)
+    if source.transport != "udp":
+        if "transport" not in target.params and target.port is None:
+            port = PORTS[source.transport]
+        return Flow(source.transport, source.local, host, port, source.connection)
+    if transport != "udp":
+        return Flow(transport, source.local, host, port)
     if host == source.host:
         return Flow("udp", source.local, host, port)
     if host == sent_by or _hidden(host, source.host):

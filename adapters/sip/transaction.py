@@ -52,11 +52,13 @@ class Flow(NamedTuple):
     """Where bytes go, or came from.
 
     Attributes:
-        transport: "udp" or "tcp".
+        transport: "udp", "tcp", "tls", "ws" or "wss".
         local: index of the listener, for UDP the socket to send from.
         host: IP address of the peer (or a name, to be looked up before sending).
         port: its port.
-        connection: id of the TCP connection; 0: UDP, or whichever connection leads there.
+        connection: id of the stream connection; 0: UDP, or whichever connection leads there.
+        domain: for TLS, the name that the peer's certificate must be for when `host` is an
+            address that was found for a name (RFC 5922 4); "": that of `host`.
     """
 
     transport: str
@@ -64,6 +66,7 @@ class Flow(NamedTuple):
     host: str
     port: int
     connection: int = 0
+    domain: str = ""
 
     @property
     def reliable(self) -> bool:
