@@ -131,7 +131,7 @@ class CallControl:
     def start(self) -> None:
         """Begin: agents who are ready at start are reported so."""
         with self._turn():
-            self._route(TimeAdvanced())
+            self.route(TimeAdvanced())
 
     def on_leg_event(self, event: ev.LegEvent) -> None:
         """Take what the telephony provider reports."""
@@ -143,18 +143,18 @@ class CallControl:
     def on_time(self) -> None:
         """Let time pass; due at the last deadline announced, harmless at any other time."""
         with self._turn():
-            self._route(TimeAdvanced())
+            self.route(TimeAdvanced())
 
     def replace_settings(self, settings: ControlSettings) -> None:
         """Activate another configuration; calls go on, waiting callers get the new rules."""
         with self._turn():
             self._settings = settings
-            self._route(SettingsReplaced(settings.routing))
+            self.route(SettingsReplaced(settings.routing))
 
     def ask_agent_state(self, agent_id: AgentId, state: AgentState, reason: str) -> None:
         """An agent (or a supervisor for one) asks for ready, break or offline."""
         with self._turn():
-            self._route(AgentStateAsked(agent_id, state, reason))
+            self.route(AgentStateAsked(agent_id, state, reason))
 
     def hang_up(self, call_id: CallId, cause: EndCause = EndCause.NORMAL) -> bool:
         """End a call on an operator's word; False when there is no such call."""
@@ -162,7 +162,7 @@ class CallControl:
         if call is None:
             return False
         with self._turn():
-            self._end(call, cause, by="system")
+            self.end(call, cause, by="system")
         return True
 
     @contextmanager
@@ -202,8 +202,8 @@ class CallControl:
             started_at=self._clock.utc(),
         )
         self.calls[call.call_id] = call
-        self._adopt(call, leg)
-        self._publish(
+        self.adopt(call, leg)
+        self.publish(
             ev.CallStarted,
             call,
             caller=event.caller,
@@ -223,14 +223,14 @@ class CallControl:
             },
         )
         if event.source.agent_id is not None:
-            self._route(AgentOccupied(event.source.agent_id, call.call_id))
-        action = self._action_for(call)
+            self.route(AgentOccupied(event.source.agent_id, call.call_id))
+        action = self.action_for(call)
         if action is None:
-            self._end(call, EndCause.NOT_FOUND, by="system")
+            self.end(call, EndCause.NOT_FOUND, by="system")
         else:
-            self._begin(call, action)
+            self.begin(call, action)
 
-    def _action_for(self, call: Call) -> Action | None:
+    def action_for(self, call: Call) -> Action | None:
         match = self._settings.dial_plan.match(call.dialled)
         if match is not None:
             return match.action
@@ -239,7 +239,7 @@ class CallControl:
             return RingAgent(agent=call.dialled)
         return None
 
-    def _begin(self, call: Call, action: Action) -> None:
+    def begin(self, call: Call, action: Action) -> None:
         """Start the next step of a call, answered already or not."""
         call.action = action
         match action:
@@ -250,7 +250,7 @@ class CallControl:
                 self._ring_agent(call, AgentId(agent))
             case Supervise():  # those who may are told that this engine cannot do it yet
                 allowed = call.source.trunk in self._settings.supervising_trunks
-                self._end(call, EndCause.UNSUPPORTED if allowed else EndCause.FORBIDDEN, by="system")
+                self.end(call, EndCause.UNSUPPORTED if allowed else EndCause.FORBIDDEN, by="system")
             case _:
                 call.state = CallState.PLAYING
                 if call.caller_leg.answered:
@@ -263,7 +263,7 @@ class CallControl:
         leg_id = call.caller_leg.leg_id
         match call.action:
             case PlayPrompt(play=prompt):
-                self._play(leg_id, prompt)
+                self.play(leg_id, prompt)
             case EchoBack():
                 self._telephony.echo(leg_id)
             case AnswerSilence():
@@ -280,7 +280,7 @@ class CallControl:
         refused = next((d for d in decisions if isinstance(d, ContactRefused)), None)
         if refused is None:
             call.state = CallState.WAITING
-            self._publish(ev.QueueJoined, call)
+            self.publish(ev.QueueJoined, call)
             if call.caller_leg.answered:
                 self._wait_with_music(call)
             else:
@@ -290,7 +290,7 @@ class CallControl:
     def _ring_agent(self, call: Call, agent_id: AgentId) -> None:
         if not call.caller_leg.answered:
             call.state = CallState.ARRIVING
-        self._route(DirectRequested(call.call_id, agent_id))
+        self.route(DirectRequested(call.call_id, agent_id))
 
     # --- what legs report ---------------------------------------------------------------
 
@@ -304,18 +304,18 @@ class CallControl:
         if leg.side == "caller":
             self._caller_answered(call)
         elif leg.agent_id is not None:
-            self._route(OfferAccepted(call.call_id, leg.agent_id))
+            self.route(OfferAccepted(call.call_id, leg.agent_id))
 
     def _caller_answered(self, call: Call) -> None:
         call.answered_at = self._clock.utc()
-        self._publish(ev.CallAnswered, call)
+        self.publish(ev.CallAnswered, call)
         if call.agent is not None:
             self._talk(call)
         elif call.state is CallState.PLAYING:
             self._perform(call)
         elif call.queue_id is not None:
             self._wait_with_music(call)
-        self._save(call)
+        self.save(call)
 
     def _on_ringing(self, event: ev.LegRinging) -> None:
         call = self._call_by_leg.get(event.leg_id)
@@ -329,19 +329,19 @@ class CallControl:
         leg = call.legs.pop(event.leg_id)
         leg.lost = event.cause is EndCause.MEDIA_LOST
         if leg.side == "caller":
-            self._end(call, event.cause, by="caller", status=event.status, detail=event.detail)
+            self.end(call, event.cause, by="caller", status=event.status, detail=event.detail)
         elif leg is call.agent:
-            self._end(call, event.cause, by="agent", status=event.status, detail=event.detail)
+            self.end(call, event.cause, by="agent", status=event.status, detail=event.detail)
         elif leg.agent_id is not None and call.offers.get(leg.agent_id) is leg:
             del call.offers[leg.agent_id]
             failure = _FAILURES.get(event.cause, Failure.FAILED)
-            self._publish(ev.OfferFailed, call, agent_id=leg.agent_id, cause=event.cause)
+            self.publish(ev.OfferFailed, call, agent_id=leg.agent_id, cause=event.cause)
             log.info(
                 "offer.failed",
                 extra={"call_id": call.call_id, "agent_id": leg.agent_id, "cause": event.cause, "status": event.status},
             )
             self._back_to_waiting(call)
-            self._route(OfferFailed(call.call_id, leg.agent_id, failure))
+            self.route(OfferFailed(call.call_id, leg.agent_id, failure))
         if not call.legs:
             self._forget(call)
 
@@ -354,10 +354,10 @@ class CallControl:
         if call.talk_started is None or call.over:
             return
         call.state = CallState.HELD
-        self._publish(ev.HoldStarted, call, by=leg.side)
+        self.publish(ev.HoldStarted, call, by=leg.side)
         other = call.other(leg)
         if other is not None and call.music is not None:
-            self._play(other.leg_id, call.music, loop=True)
+            self.play(other.leg_id, call.music, loop=True)
 
     def _on_resumed(self, event: ev.LegResumed) -> None:
         call = self._call_by_leg.get(event.leg_id)
@@ -367,7 +367,7 @@ class CallControl:
         leg.held = False
         if call.state is not CallState.HELD:
             return
-        self._publish(ev.HoldEnded, call, by=leg.side)
+        self.publish(ev.HoldEnded, call, by=leg.side)
         other = call.other(leg)
         if other is None:
             return
@@ -378,7 +378,7 @@ class CallControl:
     def _on_dtmf(self, event: ev.LegDtmf) -> None:
         call = self._call_by_leg.get(event.leg_id)
         if call is not None:
-            self._publish(ev.DtmfReceived, call, by=call.legs[event.leg_id].side)
+            self.publish(ev.DtmfReceived, call, by=call.legs[event.leg_id].side)
 
     def _on_play_finished(self, event: ev.PlayFinished) -> None:
         call = self._call_by_leg.get(event.leg_id)
@@ -386,18 +386,18 @@ class CallControl:
             return
         match call.action.then:
             case "hangup":
-                self._end(call, EndCause.NORMAL, by="system")
+                self.end(call, EndCause.NORMAL, by="system")
             case "silence":
                 call.action = AnswerSilence(answer="silence")
             case then:
-                self._begin(call, then)
+                self.begin(call, then)
 
     def _on_reachability(self, event: ev.AgentReachability) -> None:
-        self._route(AgentReachable(event.agent_id, event.reachable))
+        self.route(AgentReachable(event.agent_id, event.reachable))
 
     # --- what the router decides --------------------------------------------------------
 
-    def _route(self, event: Event) -> None:
+    def route(self, event: Event) -> None:
         self._carry_out(self.router.handle(event, self._clock.monotonic()))
 
     def _carry_out(self, decisions: Iterable[Decision]) -> None:
@@ -421,11 +421,11 @@ class CallControl:
             return
         leg = Leg(LegId(self._new_id()), "agent", agent_id)
         call.offers[agent_id] = leg
-        self._adopt(call, leg)
+        self.adopt(call, leg)
         call.explanation = offer.explanation.as_data()
         if call.caller_leg.answered or call.queue_id is not None:
             call.state = CallState.RINGING
-        self._publish(ev.OfferMade, call, agent_id=agent_id, explanation=call.explanation)
+        self.publish(ev.OfferMade, call, agent_id=agent_id, explanation=call.explanation)
         log.info(
             "offer.made",
             extra={"call_id": call.call_id, "queue": offer.queue_id, "agent_id": agent_id},
@@ -449,7 +449,7 @@ class CallControl:
         call.agent = leg
         if call.queue_id is not None:
             wait_s = round(self._clock.monotonic() - call.joined, 3)
-            self._publish(ev.QueueLeft, call, agent_id=leg.agent_id, outcome="answered", wait_s=wait_s)
+            self.publish(ev.QueueLeft, call, agent_id=leg.agent_id, outcome="answered", wait_s=wait_s)
             log.info(
                 "queue.answered",
                 extra={"call_id": call.call_id, "queue": call.queue_id, "agent_id": leg.agent_id, "wait_s": wait_s},
@@ -470,7 +470,7 @@ class CallControl:
     def _refused(self, decision: ContactRefused) -> None:
         call = self.calls.get(CallId(decision.contact_id))
         if call is not None:
-            self._end(call, _REFUSALS[decision.reason], by="system", detail=decision.reason)
+            self.end(call, _REFUSALS[decision.reason], by="system", detail=decision.reason)
 
     # --- talking and ending -------------------------------------------------------------
 
@@ -485,22 +485,22 @@ class CallControl:
         if call.record:
             self._telephony.start_recording(call.call_id, call.caller_leg.leg_id, call.agent.leg_id)
             call.recording = True
-            self._publish(ev.RecordingStarted, call)
-        self._publish(ev.TalkStarted, call)
-        self._save(call)
+            self.publish(ev.RecordingStarted, call)
+        self.publish(ev.TalkStarted, call)
+        self.save(call)
 
-    def _end(self, call: Call, cause: EndCause, *, by: str, status: int | None = None, detail: str = "") -> None:
+    def end(self, call: Call, cause: EndCause, *, by: str, status: int | None = None, detail: str = "") -> None:
         """End the whole call, whatever it was doing; safe to repeat."""
         if call.over:
             return
         call.over = True
         now = self._clock.monotonic()
         if call.talk_started is not None:
-            self._publish(ev.TalkEnded, call, talk_s=round(now - call.talk_started, 3))
+            self.publish(ev.TalkEnded, call, talk_s=round(now - call.talk_started, 3))
         elif call.queue_id is not None and call.agent is None:
             outcome = "abandoned" if by == "caller" else "refused"
             wait_s = round(now - call.joined, 3)
-            self._publish(ev.QueueLeft, call, outcome=outcome, wait_s=wait_s, reason=detail)
+            self.publish(ev.QueueLeft, call, outcome=outcome, wait_s=wait_s, reason=detail)
         if call.recording:
             self._telephony.stop_recording(call.call_id)
         unanswered = not call.caller_leg.answered
@@ -510,7 +510,7 @@ class CallControl:
                 self._telephony.reject(leg.leg_id, EndCause.FAILED if cause is EndCause.NORMAL else cause)
             else:
                 self._telephony.hang_up(leg.leg_id, EndCause.NORMAL if leg.answered else EndCause.CANCELLED)
-        self._publish(
+        self.publish(
             ev.CallEnded,
             call,
             cause=cause,
@@ -527,16 +527,16 @@ class CallControl:
 
     def _leave_router(self, call: Call) -> None:
         if call.agent is not None and call.agent.agent_id is not None:
-            self._route(ConversationEnded(call.call_id, call.agent.agent_id, phone_lost=call.agent.lost))
+            self.route(ConversationEnded(call.call_id, call.agent.agent_id, phone_lost=call.agent.lost))
         call.offers.clear()
-        self._route(ContactLeft(call.call_id))
+        self.route(ContactLeft(call.call_id))
         if call.source.agent_id is not None:
-            self._route(ConversationEnded(call.call_id, call.source.agent_id, phone_lost=call.caller_leg.lost))
+            self.route(ConversationEnded(call.call_id, call.source.agent_id, phone_lost=call.caller_leg.lost))
 
     def _forget(self, call: Call) -> None:
         """The last leg has ended: nothing of the call is left."""
         if not call.over:  # cannot happen while every leg's end ends its call; kept so that nothing can leak
-            self._end(call, EndCause.FAILED, by="system")
+            self.end(call, EndCause.FAILED, by="system")
         del self.calls[call.call_id]
         self._telephony.release_call(call.call_id)
 
@@ -546,16 +546,16 @@ class CallControl:
 
     def _wait_with_music(self, call: Call) -> None:
         if call.music is not None:
-            self._play(call.caller_leg.leg_id, call.music, loop=True)
+            self.play(call.caller_leg.leg_id, call.music, loop=True)
 
-    def _play(self, leg_id: LegId, prompt: str, *, loop: bool = False) -> None:
+    def play(self, leg_id: LegId, prompt: str, *, loop: bool = False) -> None:
         self._telephony.play(leg_id, PlayId(self._new_id()), prompt, loop=loop)
 
-    def _adopt(self, call: Call, leg: Leg) -> None:
+    def adopt(self, call: Call, leg: Leg) -> None:
         call.legs[leg.leg_id] = leg
         self._call_by_leg[leg.leg_id] = call
 
-    def _save(self, call: Call) -> None:
+    def save(self, call: Call) -> None:
         self._telephony.save_snapshot(call.call_id, snapshot.encode(call))
 
     # --- what comes after a call --------------------------------------------------------
@@ -606,7 +606,7 @@ class CallControl:
         log.info("call.found", extra={"call_id": event.call_id, "agent_id": kept.agent_id, "state": kept.state})
         for agent_id in (kept.agent_id, kept.from_agent):
             if agent_id is not None:
-                self._route(AgentOccupied(agent_id, event.call_id))
+                self.route(AgentOccupied(agent_id, event.call_id))
 
     def _on_orphan_ended(self, event: ev.OrphanEnded) -> None:
         kept = self.orphans.pop(event.call_id, None)
@@ -635,11 +635,11 @@ class CallControl:
         log.info("call.ended", extra={"call_id": event.call_id, "cause": EndCause.NORMAL, "by": "system"})
         for agent_id in (kept.agent_id, kept.from_agent):
             if agent_id is not None:
-                self._route(ConversationEnded(event.call_id, agent_id))
+                self.route(ConversationEnded(event.call_id, agent_id))
 
     # --- publishing ---------------------------------------------------------------------
 
-    def _publish(self, kind: type[ev.LogEvent], call: Call, *, agent_id: AgentId | None = None, **facts: Any) -> None:
+    def publish(self, kind: type[ev.LogEvent], call: Call, *, agent_id: AgentId | None = None, **facts: Any) -> None:
         self._bus.publish(
             kind(
                 event_id=self._new_id(),
