@@ -16,6 +16,7 @@ from adapters.sip.access import AccessPolicy, Admitted, Refused
 from adapters.sip.body import ACCEPTED_ENCODING, accepts, keep_session_description
 from adapters.sip.dialog import DEFAULT_PORT, destination
 from adapters.sip.errors import PeerError, UsageError
+from adapters.sip.incoming import IncomingSession
 from adapters.sip.layer import TransactionLayer, server_key
 from adapters.sip.message import (
     KNOWN_METHODS,
@@ -26,6 +27,7 @@ from adapters.sip.message import (
     validate_request,
     validate_response,
 )
+from adapters.sip.outgoing import OutgoingSession
 from adapters.sip.registrar import Binding, IntervalTooBriefError, Reachability, Registrar
 from adapters.sip.schedule import Schedule
 from adapters.sip.session import (
@@ -34,6 +36,7 @@ from adapters.sip.session import (
     ALLOW,
     SDP,
     Headers,
+    InDialogHandler,
     Login,
     Session,
     SessionEvent,
@@ -123,6 +126,35 @@ class Endpoint:
         self._schedule: Schedule[Session] = Schedule()
         self._max_sessions = max_sessions
         self._out: list[Effect] = []
+        self._in_dialog_handlers: dict[str, InDialogHandler] = {}
+        self._extensions: list[str] = []
+        self.allow = ALLOW
+        self.supported = ""
+
+    # --- extensions -----------------------------------------------------------------------
+
+    def serve_in_dialog(self, method: str, handler: InDialogHandler) -> None:
+        """Let `handler` take requests of a method within dialogs that sessions do not serve themselves.
+
+        It answers by `respond`, at once or later, or raises PeerError with the status.
+        """
+        self._in_dialog_handlers[method] = handler
+        self.allow = ", ".join([ALLOW, *self._in_dialog_handlers])
+
+    def support(self, extension: str) -> None:
+        """Name an option tag in Supported, and let peers demand it in Require (RFC 3261 19.2)."""
+        self._extensions.append(extension)
+        self.supported = ", ".join(self._extensions)
+
+    def in_dialog_handler(self, method: str) -> InDialogHandler | None:
+        """Who takes requests of a method within dialogs, if anybody does."""
+        return self._in_dialog_handlers.get(method)
+
+    def find(self, sip_call_id: str, local_tag: str, remote_tag: str | None) -> Session | None:
+        """The session with a dialog of these names (RFC 3891 3), its end included; None if there is none."""
+        session = self._sessions.get((sip_call_id, local_tag))
+        dialog = None if session is None else session.dialog
+        return session if dialog is not None and dialog.remote_tag == remote_tag else None
 
     @property
     def sessions(self) -> int:
@@ -249,13 +281,13 @@ class Endpoint:
             max_forwards=max_forwards,
         )
         request.set("contact", self.contact(flow))
-        request.set("allow", ALLOW)
+        request.set("allow", self.allow)
         request.set("user-agent", AGENT)
         for name, value in headers:
             request.set(name, value)
         request.set("content-type", SDP)
         request.body = sdp
-        session = Session(self, request, flow, tag, SessionState.CALLING)
+        session = OutgoingSession(self, request, flow, tag)
         session.owner = owner
         self._sessions[request.call_id, tag] = session
         session.start(login, ring_timeout_s, now)
@@ -388,7 +420,7 @@ class Endpoint:
             session.on_cancel(now)
 
     def _in_dialog(self, tx: ServerTransaction, source: Flow, now: float) -> None:
-        _check_require(tx.request)
+        self._check_require(tx.request)
         session = self._session_of(tx.request)
         if session is None:
             raise PeerError("no such dialog", status=481)
@@ -405,7 +437,7 @@ class Endpoint:
         method = request.method
         if request.max_forwards == 0 and method != "OPTIONS":  # OPTIONS traces the route that way (RFC 3261 11)
             raise PeerError("too many hops", status=483)
-        _check_require(request)
+        self._check_require(request)
         if method == "INVITE":
             self._on_invite(tx, source, now)
         elif method == "OPTIONS":
@@ -429,17 +461,17 @@ class Endpoint:
         if not accepts(request, SDP):
             raise PeerError("no answer would be accepted", status=406)
         tag = self._new_token()
-        session = Session(self, request, tx.flow, tag, SessionState.INCOMING)
-        session.begin(tx, source, now)
+        session = IncomingSession(self, tx, tag)
+        session.begin(source, now)
         self._sessions[session.sip_call_id, tag] = session
         self._out.append(SessionIncoming(session, admitted))
 
     def _on_options(self, tx: ServerTransaction, now: float) -> None:
         response = self._own(tx.request, 503 if self.draining else 200)
-        response.set("allow", ALLOW)
+        response.set("allow", self.allow)
         response.set("accept", ACCEPT)
         response.set("accept-encoding", ACCEPTED_ENCODING)
-        response.set("supported", "")
+        response.set("supported", self.supported)
         self.respond(tx, response, now)
 
     def _on_register(self, tx: ServerTransaction, registrar: Registrar, source: Flow, now: float) -> None:
@@ -474,6 +506,14 @@ class Endpoint:
         self._count_rejection(exc.status)
         self.respond(tx, self._refusal(tx.request, exc), now)
 
+    def _check_require(self, request: Request) -> None:
+        """Refuse what demands an extension that we do not have (RFC 3261 8.2.2.3)."""
+        if "require" in request.headers and request.method != "CANCEL" and self._unknown_extensions(request):
+            raise PeerError("unknown extension", status=420)
+
+    def _unknown_extensions(self, request: Request) -> list[str]:
+        return [tag for tag in request.get_all("require") if tag.lower() not in self._extensions]
+
     def _reject_stateless(self, exc: PeerError, flow: Flow) -> None:
         self._count_rejection(exc.status)
         request = exc.message
@@ -492,12 +532,12 @@ class Endpoint:
         status = exc.status
         response = self._own(request, status)
         if status in (405, 501):
-            response.set("allow", ALLOW)
+            response.set("allow", self.allow)
         elif status == 415:
             response.set("accept", ACCEPT)
             response.set("accept-encoding", ACCEPTED_ENCODING)
         elif status == 420:
-            response.set("unsupported", ", ".join(request.get_all("require")))
+            response.set("unsupported", ", ".join(self._unknown_extensions(request)))
         elif status == 423 and isinstance(exc, IntervalTooBriefError) and self.registrar is not None:
             response.set("min-expires", self.registrar.limits.min_expires_s)
         elif status in (500, 503):
@@ -557,12 +597,6 @@ class Endpoint:
     def _take(self) -> list[Effect]:
         out, self._out = self._out, []
         return out
-
-
-def _check_require(request: Request) -> None:
-    """No extension is supported that a peer could demand (RFC 3261 8.2.2.3)."""
-    if request.has("require") and request.method != "CANCEL":
-        raise PeerError("unknown extension", status=420)
 
 
 def _keep_description(message: Request | Response) -> None:
