@@ -98,6 +98,20 @@ class ConversationEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class ConversationMoved:
+    """The agent's conversation goes on under another contact's name. Not in that conversation: ignored.
+
+    A transfer gave the agent another partner, or the first of two calls of the
+    agent ended. The former contact is over for its queue; the wrap-up that it
+    costs comes when the agent's conversation ends.
+    """
+
+    contact_id: str
+    agent_id: str
+    to_contact_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentStateAsked:
     """A person asks for READY, BREAK or OFFLINE; others are ignored, as is an unknown agent.
 
@@ -128,10 +142,14 @@ class AgentOccupied:
     A ringing offer is withdrawn. Ignored for an unknown agent and for one who is
     already talking. `contact_id` may be that of a waiting contact: an agent can
     call a queue.
+
+    Attributes:
+        wrap_up_s: what the conversation will cost the agent: it was taken from a queue by other means.
     """
 
     agent_id: str
     contact_id: str
+    wrap_up_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +171,7 @@ Event = (
     | OfferAccepted
     | OfferFailed
     | ConversationEnded
+    | ConversationMoved
     | AgentStateAsked
     | AgentReachable
     | AgentOccupied

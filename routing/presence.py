@@ -68,6 +68,7 @@ class Presence:
         """The agent talks: with a contact, or in a call that the router did not place."""
         agent.contact = contact
         agent.other_call = other_call
+        agent.owed_wrap_up_s = 0.0
         agent.faults = 0
         agent.silent = False
         reason = Reason.OTHER_CALL if contact is None else _purpose(contact)

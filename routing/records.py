@@ -21,6 +21,7 @@ class Agent:
         wrap_until, rest_until: when wrap-up, or the pause after a failed offer, ends.
         due: the one moment at which the router must look at this agent again.
         contact: rings or talks; `other_call`: talks, not placed by the router.
+        owed_wrap_up_s: what `other_call` will cost the agent.
         faults: offers in a row that failed for a technical reason.
         leaving: no longer in the settings, but still talking.
         lanes, keys: the queues the agent may serve, and the place held in each while free.
@@ -40,6 +41,7 @@ class Agent:
         "leaving",
         "lost",
         "other_call",
+        "owed_wrap_up_s",
         "reason",
         "registered",
         "rest_until",
@@ -67,6 +69,7 @@ class Agent:
         self.due: float | None = None
         self.contact: Contact | None = None
         self.other_call: str | None = None
+        self.owed_wrap_up_s = 0.0
         self.faults = 0
         self.leaving = False
         self.lanes: tuple[Lane, ...] = ()

@@ -29,6 +29,7 @@ from routing.events import (
     ContactArrived,
     ContactLeft,
     ConversationEnded,
+    ConversationMoved,
     DirectRequested,
     Event,
     Failure,
@@ -93,6 +94,7 @@ class Router:
             OfferAccepted: self._on_accepted,
             OfferFailed: self._on_failed,
             ConversationEnded: self._on_ended,
+            ConversationMoved: self._on_moved,
             AgentStateAsked: self._on_asked,
             AgentReachable: self._on_reachable,
             AgentOccupied: self._on_occupied,
@@ -319,10 +321,26 @@ class Router:
             return
         if event.phone_lost:
             self._presence.lose_phone(agent)
-        if contact is None:
-            self._presence.release(agent, Reason.CALL_ENDED)
-        else:
+        if contact is not None:
             self._end_conversation(contact, agent)
+            return
+        if agent.owed_wrap_up_s > 0:
+            agent.wrap_until = self._presence.now + agent.owed_wrap_up_s
+        self._presence.release(agent, Reason.CALL_ENDED)
+
+    def _on_moved(self, event: ConversationMoved) -> None:
+        agent = self._presence.agents.get(event.agent_id)
+        if agent is None or agent.state is not AgentState.TALKING:
+            return
+        contact = agent.contact
+        if event.contact_id != (agent.other_call if contact is None else contact.contact_id):
+            return
+        owed_wrap_up_s = agent.owed_wrap_up_s
+        if contact is not None:
+            owed_wrap_up_s = max(owed_wrap_up_s, contact.wrap_up_s)
+            self._forget(contact)
+        self._presence.talk(agent, None, event.to_contact_id)
+        agent.owed_wrap_up_s = owed_wrap_up_s
 
     def _end_conversation(self, contact: Contact, agent: Agent) -> None:
         if contact.wrap_up_s > 0:
@@ -372,6 +390,7 @@ class Router:
             del contact.offers[agent.agent_id]
         self._presence.talk(agent, None, event.contact_id)
         agent.wrap_until = None
+        agent.owed_wrap_up_s = event.wrap_up_s if isfinite(event.wrap_up_s) else 0.0
         if contact is not None:
             self._after_offer(contact, Refusal.AGENT_BUSY)
 

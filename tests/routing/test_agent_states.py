@@ -14,6 +14,7 @@ from routing.events import (
     ContactArrived,
     ContactLeft,
     ConversationEnded,
+    ConversationMoved,
     DirectRequested,
     Event,
     Failure,
@@ -75,6 +76,9 @@ class World:
 
     def end(self, contact_id: str = "c", *, phone_lost: bool = False) -> World:
         return self.send(ConversationEnded(contact_id, "a", phone_lost))
+
+    def move(self, contact_id: str, to_contact_id: str) -> World:
+        return self.send(ConversationMoved(contact_id, "a", to_contact_id))
 
     def ask(self, state: AgentState, reason: str = "") -> World:
         return self.send(AgentStateAsked("a", state, reason))
@@ -181,6 +185,16 @@ CASES: dict[str, Callable[[], World]] = {
     "agent places a call while ready": lambda: World().send(AgentOccupied("a", "own")),
     "agent's own call ends": lambda: World().send(AgentOccupied("a", "own")).end("own"),
     "agent places a call while ringing": lambda: World().ring().send(AgentOccupied("a", "own")),
+    "agent transfers the caller away": lambda: World().talk().end(),
+    "caller hangs up while the agent is in a second call": lambda: World().talk().move("c", "own"),
+    "caller hung up, the second call ends too": lambda: World().talk().move("c", "own").end("own"),
+    "agent takes a caller over by a transfer": lambda: World().send(AgentOccupied("a", "consult")).move("consult", "c"),
+    "agent's conversation taken over by a transfer ends": lambda: (
+        World().send(DirectRequested("consult", "a"), OfferAccepted("consult", "a")).move("consult", "c").end()
+    ),
+    "agent picks up a colleague's call from the queue, call ends": lambda: (
+        World().send(AgentOccupied("a", "c", wrap_up_s=10)).end()
+    ),
     "direct call to a ready agent": lambda: World().direct(),
     "direct call, agent does not answer": lambda: World().direct().send(OfferFailed("c", "a", Failure.NO_ANSWER)),
     "direct call, agent rejects": lambda: World().direct().send(OfferFailed("c", "a", Failure.REJECTED)),
@@ -255,6 +269,8 @@ def test_every_state_takes_every_event() -> None:
             OfferAccepted("c", "a"),
             *(OfferFailed("c", "a", failure) for failure in Failure),
             ConversationEnded("c", "a"),
+            ConversationMoved("c", "a", "d"),
+            AgentOccupied("a", "own", float("nan")),
             *(AgentStateAsked("a", wanted) for wanted in AgentState),
             AgentReachable("a", True),
             AgentReachable("a", False),

@@ -17,6 +17,7 @@ from routing.events import (
     ContactArrived,
     ContactLeft,
     ConversationEnded,
+    ConversationMoved,
     DirectRequested,
     Event,
     Failure,
@@ -128,6 +129,12 @@ class Histories(RuleBasedStateMachine):
         status = self.shadowed.router.agent(agent_id)
         if status is not None and status.contact_id is not None:
             self.send(ConversationEnded(status.contact_id, agent_id, phone_lost))
+
+    @rule(agent_id=agent_ids, to_contact_id=st.sampled_from(("outgoing", *CONTACT_IDS)))
+    def move(self, agent_id: str, to_contact_id: str) -> None:
+        status = self.shadowed.router.agent(agent_id)
+        if status is not None and status.contact_id is not None:
+            self.send(ConversationMoved(status.contact_id, agent_id, to_contact_id))
 
     @rule(agent_id=agent_ids, state=st.sampled_from(AgentState))
     def ask(self, agent_id: str, state: AgentState) -> None:
