@@ -22,6 +22,7 @@ from routing.events import (
     ContactArrived,
     ContactLeft,
     ConversationEnded,
+    ConversationMoved,
     DirectRequested,
     Event,
     OfferFailed,
@@ -122,7 +123,7 @@ class Shadowed:
                 if contact is not None and agent_id in contact.offers:
                     self._end_offer(contact_id, agent_id)
                     self._fail(contact, agent_id)
-            case ConversationEnded(contact_id, agent_id):
+            case ConversationEnded(contact_id, agent_id) | ConversationMoved(contact_id, agent_id):
                 found = self.agents.get(agent_id)
                 if found is not None and found.talking_to == contact_id:
                     found.talking_to = None
