@@ -6,6 +6,7 @@ from ipaddress import ip_address
 
 from adapters.sip.errors import PeerError
 from adapters.sip.headers import NameAddr
+from adapters.sip.layer import MAGIC_COOKIE
 from adapters.sip.message import Message, Request, Response
 from adapters.sip.transaction import Flow
 from adapters.sip.uri import SipUri
@@ -128,12 +129,17 @@ class Dialog:
     def from_request(cls, request: Request, local_tag: str, source: Flow) -> Dialog:
         """The dialog that an INVITE opens on the called side (RFC 3261 12.1.1).
 
+        Equipment of RFC 2543, told by its Via, may leave out Contact: it is called back by its From.
+
         Raises:
             PeerError: 400, there is no Contact or a header is malformed.
         """
         contact = _contact(request)
         if contact is None:
-            raise PeerError("INVITE without Contact", message=request)
+            caller = request.from_.uri
+            if (request.top_via.branch or "").startswith(MAGIC_COOKIE) or not isinstance(caller, SipUri) or not caller.host:
+                raise PeerError("INVITE without Contact", message=request)
+            contact = caller
         routes = request.get_all("record-route")
         dialog = cls(
             sip_call_id=request.call_id,
@@ -147,7 +153,8 @@ class Dialog:
             local_cseq=0,
             remote_cseq=request.cseq.number,
         )
-        dialog._aim(contact, source, request.top_via.host)
+        if routes or request.has("contact"):
+            dialog._aim(contact, source, request.top_via.host)
         return dialog
 
     @classmethod

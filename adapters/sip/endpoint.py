@@ -519,10 +519,12 @@ class Endpoint:
         request = exc.message
         if request is None or request.method == "ACK":
             return
+        if not request.has("via"):
+            return  # nobody could tell what the answer belongs to
         try:
             back = self._mark_via(request, flow)
         except PeerError:
-            return  # no Via: nobody knows where the answer belongs
+            back = flow  # it names no place: the answer goes to where the request came from
         self._out.append(Send(back, self._refusal(request, exc).serialise()))
 
     def _count_rejection(self, status: int) -> None:

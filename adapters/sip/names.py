@@ -237,6 +237,7 @@ LISTS = frozenset(
         "service-route",
         "supported",
         "unsupported",
+        "user-to-user",
         "via",
         "warning",
     }

@@ -175,11 +175,14 @@ def parse_host(text: str) -> str:
         PeerError: 400, not a host.
     """
     if text.startswith("["):
+        address = text[1:-1]
+        if ":::" in address and "." in address:
+            address = address.replace(":::", "::")  # the grammar of RFC 3261 had one colon too many (RFC 5118 4.10)
         try:
-            IPv6Address(text[1:-1])
+            IPv6Address(address)
         except ValueError:
             raise PeerError("malformed IPv6 address") from None
-        return text[1:-1]
+        return address
     if not _HOST.fullmatch(text):
         raise PeerError("malformed host")
     return text
