@@ -8,22 +8,19 @@ those that a command causes follow once the caller has had its turn.
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
-from typing import Protocol, TypeVar
 
 from adapters.native.audio import LegAudio, first_common
-from adapters.native.causes import cause_of, refusal_headers, status_of
-from adapters.native.legs import Call, Cancellable, Leg, Link, Worker
+from adapters.native.calling import Calling
+from adapters.native.causes import cause_of, refusal_headers
+from adapters.native.exchange import Carrier, EventLoop, Exchange
+from adapters.native.legs import Call, Leg, Link, Worker
 from adapters.native.parties import caller_of, dialled_by
 from adapters.native.settings import NativeSettings
-from adapters.sip.dialog import next_flow
 from adapters.sip.digest import DigestVerifier
-from adapters.sip.endpoint import Effect, Endpoint, Event, RegistrationChanged, SessionIncoming
+from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged, SessionIncoming
 from adapters.sip.errors import PeerError
-from adapters.sip.headers import quoted
 from adapters.sip.sdp import SessionDescription
 from adapters.sip.session import (
     SessionAcked,
@@ -34,25 +31,17 @@ from adapters.sip.session import (
     SessionProbed,
     SessionProgress,
 )
-from adapters.sip.transaction import Flow
-from adapters.sip.uri import SipUri, escape
 from engine.events import (
     AgentId,
     AgentReachability,
     CallAbandonedByEngine,
     CallId,
     EndCause,
-    LegAnswered,
     LegDtmf,
-    LegEnded,
-    LegEvent,
-    LegHeld,
     LegId,
     LegIncoming,
     LegReport,
-    LegResumed,
     LegRinging,
-    LegTrying,
     MediaStatistics,
     OrphanEnded,
     PlayFinished,
@@ -64,25 +53,6 @@ from engine.telephony import EventSink, Originate
 from media import client as media
 
 log = logging.getLogger("murima.telephony")
-
-CALL_ID_HEADER = "x-murima-call-id"
-
-_EventT = TypeVar("_EventT")
-
-
-class Carrier(Protocol):
-    """Carries out what the endpoint wants; `adapters.sip.transport.SipTransport` is one."""
-
-    clock: Callable[[], float]
-
-    def carry_out(self, effects: list[Effect]) -> None: ...
-
-
-class EventLoop(Protocol):
-    """The two things needed of an event loop."""
-
-    def call_soon(self, callback: Callable[[], None], /) -> object: ...
-    def call_later(self, delay: float, callback: Callable[[], None], /) -> Cancellable: ...
 
 
 class NativeTelephony:
@@ -99,6 +69,7 @@ class NativeTelephony:
 
     Attributes:
         draining: refuse new calls with 503 and Retry-After; calls in progress go on.
+        on_dialog: told the Call-ID header of each dialog and the call that it belongs to.
     """
 
     def __init__(
@@ -112,23 +83,10 @@ class NativeTelephony:
         new_id: Callable[[], str],
         loop: EventLoop,
     ) -> None:
-        self._endpoint = endpoint
-        self._carrier = carrier
+        self._exchange = Exchange(settings, endpoint=endpoint, carrier=carrier, sink=sink, new_id=new_id, loop=loop)
+        self._calling = Calling(self._exchange)
         self._verifier_for = verifier_for
         self._verifier = verifier_for(settings.domain)
-        self._sink = sink
-        self._new_id = new_id
-        self._loop = loop
-        self._calls: dict[CallId, Call] = {}
-        self._legs: dict[LegId, Leg] = {}
-        self._workers: dict[str, Worker] = {}
-        self._counters: Counter[str] = Counter()
-        self._sdp_sessions = 0
-        self._events: deque[LegEvent] = deque()
-        self._delivering = False
-        self._scheduled = False
-        self._settings = settings
-        self._contacts: dict[str, SipUri] = {}
         self.reconfigure(settings)
 
     # --- configuration and observation ------------------------------------------------------
@@ -141,51 +99,61 @@ class NativeTelephony:
         """
         verifier = self._verifier if settings.domain == self._verifier.realm else self._verifier_for(settings.domain)
         policy, contacts = settings.policy(verifier), settings.contacts()
-        changed = {n: p for n, p in settings.prompts.items() if self._settings.prompts.get(n) != p}
-        self._verifier, self._settings, self._contacts = verifier, settings, contacts
-        self._run(self._endpoint.replace_policy(policy, [agent.agent_id for agent in settings.agents]))
-        for worker in self._workers.values():
+        changed = {n: p for n, p in settings.prompts.items() if self._exchange.settings.prompts.get(n) != p}
+        self._verifier, self._exchange.settings, self._calling.contacts = verifier, settings, contacts
+        self._exchange.run(
+            self._exchange.endpoint.replace_policy(policy, [agent.agent_id for agent in settings.agents])
+        )
+        for worker in self._exchange.workers.values():
             self._load_prompts(worker, changed)
 
     @property
+    def on_dialog(self) -> Callable[[str, CallId], None]:
+        return self._exchange.on_dialog
+
+    @on_dialog.setter
+    def on_dialog(self, value: Callable[[str, CallId], None]) -> None:
+        self._exchange.on_dialog = value
+
+    @property
     def draining(self) -> bool:
-        return self._endpoint.draining
+        return self._exchange.endpoint.draining
 
     @draining.setter
     def draining(self, value: bool) -> None:
-        self._endpoint.draining = value
+        self._exchange.endpoint.draining = value
 
     def reachable(self, agent_id: AgentId) -> bool:
         """Whether an agent's phone has a fixed contact or is registered."""
-        return self._target(agent_id) is not None
+        return self._calling.target(agent_id) is not None
 
     def live_counts(self) -> Mapping[str, int]:
         """What is alive now; after all calls, and 32 s for SIP's late messages, all are 0 but registrations."""
-        registrar = self._endpoint.registrar
+        registrar = self._exchange.endpoint.registrar
         return {
-            "calls": len(self._calls),
-            "legs": len(self._legs),
-            "media_legs": sum(len(worker.legs) for worker in self._workers.values()),
-            "dialogs": self._endpoint.sessions,
-            "transactions": self._endpoint.transactions,
+            "calls": len(self._exchange.calls),
+            "legs": len(self._exchange.legs),
+            "media_legs": sum(len(worker.legs) for worker in self._exchange.workers.values()),
+            "dialogs": self._exchange.endpoint.sessions,
+            "transactions": self._exchange.endpoint.transactions,
             "registrations": 0 if registrar is None else len(registrar),
         }
 
     def workers_ready(self) -> int:
         """How many media workers can serve calls now."""
-        return sum(worker.ready for worker in self._workers.values())
+        return sum(worker.ready for worker in self._exchange.workers.values())
 
     @property
     def busy(self) -> bool:
         """Whether any leg still has a dialog to end or ports to give back."""
-        return bool(self._endpoint.sessions) or any(
-            worker.legs for worker in self._workers.values() if worker.connected
+        return bool(self._exchange.endpoint.sessions) or any(
+            worker.legs for worker in self._exchange.workers.values() if worker.connected
         )
 
     def counters(self) -> Mapping[str, float]:
         """Counters and gauges by metric name, as `engine.operations.Operations.counters` has them."""
         gauges = {f"sip_{name}": float(value) for name, value in self.live_counts().items()}
-        return {**gauges, **self._endpoint.counters, **self._counters}
+        return {**gauges, **self._exchange.endpoint.counters, **self._exchange.counters}
 
     # --- workers ----------------------------------------------------------------------------
 
@@ -198,116 +166,97 @@ class NativeTelephony:
             link: the connection.
             welcome: its answer; calls in it that we do not know are announced.
         """
-        worker = self._workers.setdefault(name, Worker(name, address))
+        worker = self._exchange.workers.setdefault(name, Worker(name, address))
         worker.address = address
         worker.link = link
         kept = {call.call for call in welcome.calls}
         for call_id in worker.unreleased & kept:
-            self._send(worker, media.ReleaseCall(call_id))
-        known = worker.unreleased | {str(call.call_id) for call in self._calls.values() if call.worker is worker}
+            self._exchange.send_to(worker, media.ReleaseCall(call_id))
+        known = worker.unreleased | {
+            str(call.call_id) for call in self._exchange.calls.values() if call.worker is worker
+        }
         worker.unreleased.clear()
         worker.loading.clear()
-        self._load_prompts(worker, self._settings.prompts)
+        self._load_prompts(worker, self._exchange.settings.prompts)
         for call_id in worker.orphans - kept:  # it is another process now
-            self._emit(OrphanEnded(CallId(call_id)))
+            self._exchange.emit(OrphanEnded(CallId(call_id)))
         worker.orphans &= kept
         for found in welcome.calls:
             if found.call not in known and found.call not in worker.orphans:
                 worker.orphans.add(found.call)
-                self._emit(CallAbandonedByEngine(CallId(found.call), found.snapshot))
+                self._exchange.emit(CallAbandonedByEngine(CallId(found.call), found.snapshot))
 
     def on_worker_lost(self, name: str) -> None:
         """The connection to a worker has ended: its legs end, the others go on."""
-        worker = self._workers.get(name)
+        worker = self._exchange.workers.get(name)
         if worker is None or worker.link is None:
             return
         worker.link = None
         worker.legs.clear()
         log.warning("worker.lost", extra={"worker": name})
-        for call in [call for call in self._calls.values() if call.worker is worker]:
-            for leg in [self._legs[leg_id] for leg_id in call.legs]:
-                self._drop(leg, EndCause.FAILED, "media worker lost")
+        for call in [call for call in self._exchange.calls.values() if call.worker is worker]:
+            for leg in [self._exchange.legs[leg_id] for leg_id in call.legs]:
+                self._exchange.drop(leg, EndCause.FAILED, "media worker lost")
             if call.recording is not None:
                 path, call.recording = call.recording, None
-                self._emit(RecordingFinished(call.call_id, path, 0, 0, "", "media worker lost"))
+                self._exchange.emit(RecordingFinished(call.call_id, path, 0, 0, "", "media worker lost"))
 
     def _load_prompts(self, worker: Worker, prompts: Mapping[str, str]) -> None:
         for prompt, path in prompts.items():
-            if self._send(worker, media.LoadPrompt(prompt, path)):
+            if self._exchange.send_to(worker, media.LoadPrompt(prompt, path)):
                 worker.loading.add(prompt)
-
-    def _send(self, worker: Worker | None, command: media.Command) -> bool:
-        if worker is None or worker.link is None or not worker.link.connected:
-            return False
-        try:
-            worker.link.send(command)
-        except media.WorkerUnavailable:
-            return False  # on_worker_lost follows
-        return True
 
     # --- Telephony: legs ----------------------------------------------------------------------
 
     def ring(self, leg_id: LegId) -> None:
-        leg = self._legs.get(leg_id)
+        leg = self._exchange.legs.get(leg_id)
         if leg is not None and leg.session is not None and leg.request is None and not leg.answering:
-            self._open(leg)  # the port is there by the time somebody answers
-            self._run(self._endpoint.ring(leg.session, self._carrier.clock(), self._call_header(leg)))
+            self._exchange.open(leg)  # the port is there by the time somebody answers
+            self._exchange.run(
+                self._exchange.endpoint.ring(
+                    leg.session, self._exchange.carrier.clock(), self._exchange.call_header(leg)
+                )
+            )
 
     def answer(self, leg_id: LegId, *, peer: LegId | None = None) -> None:
-        leg = self._legs.get(leg_id)
+        leg = self._exchange.legs.get(leg_id)
         if leg is None or leg.request is not None or leg.answering or leg.answered:
             return
-        other = None if peer is None else self._legs.get(peer)
+        other = None if peer is None else self._exchange.legs.get(peer)
         if other is not None and other.audio.codec is not None:
             leg.preferred = other.audio.codec
         leg.answering = True
         if leg.port is not None:
             self._answer(leg, leg.port)
-        elif not self._open(leg):
-            self._drop(leg, EndCause.OVERLOADED, "no media worker")
+        elif not self._exchange.open(leg):
+            self._exchange.drop(leg, EndCause.OVERLOADED, "no media worker")
 
     def reject(self, leg_id: LegId, cause: EndCause) -> None:
         self.hang_up(leg_id, cause)
 
     def originate(self, leg_id: LegId, request: Originate) -> None:
-        call = self._calls.get(request.call_id)
-        if call is None:
-            call = self._calls[request.call_id] = Call(request.call_id)
-        leg = Leg(leg_id, call, LegAudio(self._next_sdp_session()))
-        leg.request = request
-        self._legs[leg_id] = leg
-        call.legs.add(leg_id)
-        peer = None if request.peer is None else self._legs.get(request.peer)
-        if peer is not None:
-            leg.preferred = peer.audio.codec or peer.preferred
-            leg.max_forwards = peer.max_forwards - 1
-        if self._target(request.agent_id) is None:
-            self._drop(leg, EndCause.UNREACHABLE, "not registered")
-        elif leg.max_forwards <= 0:
-            self._drop(leg, EndCause.UNREACHABLE, "too many hops")
-        elif not self._open(leg):
-            self._drop(leg, EndCause.OVERLOADED, "no media worker")
+        self._calling.originate(leg_id, request)
 
     def hang_up(self, leg_id: LegId, cause: EndCause = EndCause.NORMAL) -> None:
-        leg = self._legs.get(leg_id)
+        leg = self._exchange.legs.get(leg_id)
         if leg is not None:
-            self._drop(leg, cause)
+            self._exchange.drop(leg, cause)
 
     # --- Telephony: audio ---------------------------------------------------------------------
 
     def bridge(self, a: LegId, b: LegId) -> None:
         worker = self._shared_worker(a, b)
         if worker is not None:
-            self._send(worker, media.Bridge(a, b))
+            self._exchange.send_to(worker, media.Bridge(a, b))
 
     def unbridge(self, a: LegId, b: LegId) -> None:
         worker = self._shared_worker(a, b)
         if worker is not None:
-            self._send(worker, media.Unbridge(a, b))
+            self._exchange.send_to(worker, media.Unbridge(a, b))
 
     def play(self, leg_id: LegId, play_id: PlayId, prompt: str, *, loop: bool = False) -> None:
         if not self._to_leg(leg_id, media.Play(leg_id, play_id, prompt, loop)):
-            self._emit(PlayFinished(leg_id, play_id, completed=False))
+            self._exchange.emit(PlayFinished(leg_id, play_id, completed=False))
 
     def stop_play(self, leg_id: LegId) -> None:
         self._to_leg(leg_id, media.StopPlay(leg_id))
@@ -316,95 +265,83 @@ class NativeTelephony:
         self._to_leg(leg_id, media.Echo(leg_id, on=True))
 
     def send_dtmf(self, leg_id: LegId, digits: str) -> None:
-        leg = self._legs.get(leg_id)
+        leg = self._exchange.legs.get(leg_id)
         if leg is not None and leg.audio.agreed is not None and leg.audio.agreed.dtmf_payload_type is not None:
-            self._send(leg.call.worker, media.SendDtmf(leg_id, digits))
+            self._exchange.send_to(leg.call.worker, media.SendDtmf(leg_id, digits))
 
     def start_recording(self, call_id: CallId, left: LegId, right: LegId) -> None:
-        call = self._calls.get(call_id)
-        path = f"{self._settings.recordings}/{call_id}.wav"
-        if call is None or not self._send(call.worker, media.StartRecording(call_id, left, right, path)):
-            self._emit(RecordingFinished(call_id, path, 0, 0, "", "no media worker"))
+        call = self._exchange.calls.get(call_id)
+        path = f"{self._exchange.settings.recordings}/{call_id}.wav"
+        if call is None or not self._exchange.send_to(call.worker, media.StartRecording(call_id, left, right, path)):
+            self._exchange.emit(RecordingFinished(call_id, path, 0, 0, "", "no media worker"))
         else:
             call.recording = path
 
     def stop_recording(self, call_id: CallId) -> None:
-        call = self._calls.get(call_id)
+        call = self._exchange.calls.get(call_id)
         if call is not None and call.recording is not None:
-            self._send(call.worker, media.StopRecording(call_id))
+            self._exchange.send_to(call.worker, media.StopRecording(call_id))
 
     def save_snapshot(self, call_id: CallId, snapshot: bytes) -> None:
-        call = self._calls.get(call_id)
+        call = self._exchange.calls.get(call_id)
         if call is not None:
-            self._send(call.worker, media.PutSnapshot(call_id, snapshot))
+            self._exchange.send_to(call.worker, media.PutSnapshot(call_id, snapshot))
 
     def release_call(self, call_id: CallId) -> None:
-        call = self._calls.pop(call_id, None)
+        call = self._exchange.calls.pop(call_id, None)
         if call is None:
             return
-        for leg in [self._legs[leg_id] for leg_id in call.legs]:
-            self._drop(leg, EndCause.NORMAL)
-        if call.worker is not None and not self._send(call.worker, media.ReleaseCall(call_id)):
+        for leg in [self._exchange.legs[leg_id] for leg_id in call.legs]:
+            self._exchange.drop(leg, EndCause.NORMAL)
+        if call.worker is not None and not self._exchange.send_to(call.worker, media.ReleaseCall(call_id)):
             call.worker.unreleased.add(call_id)
 
     def _shared_worker(self, a: LegId, b: LegId) -> Worker | None:
-        one, other = self._legs.get(a), self._legs.get(b)
+        one, other = self._exchange.legs.get(a), self._exchange.legs.get(b)
         if one is None or other is None or one.call.worker is not other.call.worker:
             return None
         return one.call.worker
 
     def _to_leg(self, leg_id: LegId, command: media.Command) -> bool:
-        leg = self._legs.get(leg_id)
-        return leg is not None and leg.port is not None and self._send(leg.call.worker, command)
+        leg = self._exchange.legs.get(leg_id)
+        return leg is not None and leg.port is not None and self._exchange.send_to(leg.call.worker, command)
 
     # --- ports --------------------------------------------------------------------------------
 
-    def _open(self, leg: Leg) -> bool:
-        """Ask a worker for a port, once; False if there is no worker for this call."""
-        if leg.opening:
-            return True
-        call = leg.call
-        if call.worker is None:
-            connected = [worker for worker in self._workers.values() if worker.connected]
-            if not connected:
-                return False
-            call.worker = min(connected, key=lambda worker: (len(worker.legs), worker.name))
-        if not self._send(call.worker, media.OpenLeg(leg.leg_id, call.call_id)):
-            return False
-        call.worker.legs[leg.leg_id] = leg.request is not None
-        leg.opening = True
-        return True
-
     def _on_opened(self, event: media.LegOpened) -> None:
-        leg = self._legs.get(LegId(event.leg))
+        leg = self._exchange.legs.get(LegId(event.leg))
         if leg is None:
             return  # it ended meanwhile; CloseLeg is on its way
         leg.port = event.port
         if leg.request is not None:
-            self._invite(leg, leg.request, event.port)
+            self._calling.invite(leg, leg.request, event.port)
         elif leg.answering:
             self._answer(leg, event.port)
 
     def _on_open_failed(self, event: media.LegFailed) -> None:
-        for worker in self._workers.values():
+        for worker in self._exchange.workers.values():
             worker.legs.pop(event.leg, None)
-        self._counters["media_ports_exhausted_total"] += 1
-        leg = self._legs.get(LegId(event.leg))
+        self._exchange.counters["media_ports_exhausted_total"] += 1
+        leg = self._exchange.legs.get(LegId(event.leg))
         if leg is not None:
             leg.opening = False
-            self._drop(leg, EndCause.OVERLOADED, event.reason)
+            self._exchange.drop(leg, EndCause.OVERLOADED, event.reason)
 
     # --- calls from phones ----------------------------------------------------------------------
 
     def _on_incoming(self, event: SessionIncoming) -> None:
         session = event.session
         request = session.request
-        now = self._carrier.clock()
-        if not any(worker.connected for worker in self._workers.values()):
-            self._counters["calls_refused_no_worker_total"] += 1
-            self._run(self._endpoint.reject(session, 503, now, refusal_headers(503)))
+        now = self._exchange.carrier.clock()
+        if not any(worker.connected for worker in self._exchange.workers.values()):
+            self._exchange.counters["calls_refused_no_worker_total"] += 1
+            self._exchange.run(self._exchange.endpoint.reject(session, 503, now, refusal_headers(503)))
             return
-        leg = Leg(LegId(self._new_id()), Call(CallId(self._new_id())), LegAudio(self._next_sdp_session()))
+        leg = Leg(
+            LegId(self._exchange.new_id()),
+            Call(CallId(self._exchange.new_id())),
+            LegAudio(self._exchange.next_sdp_session()),
+        )
         try:
             dialled = dialled_by(request)
             caller = caller_of(request, trusted=event.source.trunk is not None)
@@ -414,18 +351,19 @@ class NativeTelephony:
                 if leg.preferred is None:
                     raise PeerError("no codec in common", status=488)
         except PeerError as exc:
-            self._counters[f'calls_refused_total{{status="{exc.status}"}}'] += 1
-            self._run(self._endpoint.reject(session, exc.status, now))
+            self._exchange.counters[f'calls_refused_total{{status="{exc.status}"}}'] += 1
+            self._exchange.run(self._exchange.endpoint.reject(session, exc.status, now))
             return
         forwards = request.max_forwards
         leg.max_forwards = 70 if forwards is None else forwards
         leg.session = session
         session.owner = leg
+        self._exchange.on_dialog(session.sip_call_id, leg.call.call_id)
         leg.call.legs.add(leg.leg_id)
-        self._calls[leg.call.call_id] = leg.call
-        self._legs[leg.leg_id] = leg
+        self._exchange.calls[leg.call.call_id] = leg.call
+        self._exchange.legs[leg.leg_id] = leg
         user = event.source.user
-        self._emit(
+        self._exchange.emit(
             LegIncoming(
                 leg.leg_id,
                 leg.call.call_id,
@@ -443,168 +381,78 @@ class NativeTelephony:
         try:
             if leg.offer is not None:
                 body = leg.audio.answer(leg.offer, worker.address, port, leg.preferred)
-                self._send(worker, leg.audio.remote(leg.leg_id))
+                self._exchange.send_to(worker, leg.audio.remote(leg.leg_id))
             else:
                 body = leg.audio.offer(worker.address, port, leg.preferred)
         except PeerError as exc:
-            self._drop(leg, EndCause.UNSUPPORTED, str(exc))
+            self._exchange.drop(leg, EndCause.UNSUPPORTED, str(exc))
             return
-        self._run(self._endpoint.answer(session, body, self._carrier.clock(), self._call_header(leg)))
+        self._exchange.run(
+            self._exchange.endpoint.answer(
+                session, body, self._exchange.carrier.clock(), self._exchange.call_header(leg)
+            )
+        )
         if leg.offer is not None:
-            self._talk(leg)
+            self._exchange.talk(leg)
 
     def _on_acked(self, leg: Leg, body: bytes) -> None:
         """The ACK; it carries the answer where we made the offer."""
         if leg.answered and not body:
             return
-        if self._take_answer(leg, body):
-            self._talk(leg)
-
-    def _talk(self, leg: Leg) -> None:
-        if not leg.answered:
-            leg.answered = True
-            self._emit(LegAnswered(leg.leg_id))
-
-    # --- calls to phones --------------------------------------------------------------------------
-
-    def _target(self, agent_id: str) -> tuple[SipUri, Flow | None] | None:
-        """Where an agent's phone is: its fixed contact, else what registered last."""
-        contact = self._contacts.get(agent_id)
-        if contact is not None:
-            return contact, None
-        registrar = self._endpoint.registrar
-        bindings = [] if registrar is None else registrar.bindings(agent_id)
-        if not bindings:
-            return None
-        uri, flow = bindings[0].uri, bindings[0].flow
-        # Over TCP the Contact is where to connect once the phone's own connection is gone.
-        return uri, next_flow(uri, flow, None) if flow.transport == "tcp" else flow
-
-    def _invite(self, leg: Leg, request: Originate, port: int) -> None:
-        worker = leg.call.worker
-        target = self._target(request.agent_id)
-        if target is None or worker is None:
-            self._drop(leg, EndCause.UNREACHABLE, "not registered")
-            return
-        uri, flow = target
-        number = escape(request.caller.number) or "anonymous"
-        name = f"{quoted(request.caller.name)} " if request.caller.name else ""
-        session, effects = self._endpoint.invite(
-            uri,
-            leg.audio.offer(worker.address, port, leg.preferred),
-            from_=f"{name}<sip:{number}@{self._settings.domain}>",
-            now=self._carrier.clock(),
-            flow=flow,
-            headers=self._call_header(leg),
-            ring_timeout_s=request.ring_timeout_s,
-            max_forwards=leg.max_forwards,
-            owner=leg,
-        )
-        if session is None:
-            self._drop(leg, EndCause.UNREACHABLE, "no transport for the contact")
-            return
-        leg.session = session
-        self._emit(LegTrying(leg.leg_id))
-        self._run(effects)
-
-    def _on_answered(self, leg: Leg, body: bytes) -> None:
-        if self._take_answer(leg, body):
-            self._talk(leg)
+        if self._exchange.take_answer(leg, body):
+            self._exchange.talk(leg)
 
     # --- within calls -------------------------------------------------------------------------------
-
-    def _take_answer(self, leg: Leg, body: bytes) -> bool:
-        """Read their answer to our offer; the leg ends if it is none."""
-        try:
-            leg.audio.read(body)
-        except PeerError as exc:
-            self._drop(leg, EndCause.UNSUPPORTED, str(exc))
-            return False
-        self._agreed(leg)
-        return True
-
-    def _agreed(self, leg: Leg) -> None:
-        """Tell the worker, and call control if the hold has changed."""
-        self._send(leg.call.worker, leg.audio.remote(leg.leg_id))
-        agreed = leg.audio.agreed
-        if agreed is not None and agreed.held != leg.held:
-            leg.held = agreed.held
-            self._emit(LegHeld(leg.leg_id) if leg.held else LegResumed(leg.leg_id))
 
     def _on_offered(self, leg: Leg, body: bytes) -> None:
         """A re-INVITE or UPDATE: hold, resume, a new address."""
         session, worker = leg.session, leg.call.worker
         if session is None or worker is None or leg.port is None:
             return
-        now = self._carrier.clock()
+        now = self._exchange.carrier.clock()
         if not body:
-            self._run(
-                self._endpoint.accept_offer(session, leg.audio.offer(worker.address, leg.port, leg.audio.codec), now)
+            self._exchange.run(
+                self._exchange.endpoint.accept_offer(
+                    session, leg.audio.offer(worker.address, leg.port, leg.audio.codec), now
+                )
             )
             return
         try:
             answer = leg.audio.answer(SessionDescription.parse(body), worker.address, leg.port, leg.audio.codec)
         except PeerError as exc:
-            self._run(self._endpoint.refuse_offer(session, exc.status, now))
+            self._exchange.run(self._exchange.endpoint.refuse_offer(session, exc.status, now))
             return
-        self._agreed(leg)
-        self._run(self._endpoint.accept_offer(session, answer, now))
+        self._exchange.agreed(leg)
+        self._exchange.run(self._exchange.endpoint.accept_offer(session, answer, now))
 
     def _on_silent(self, leg: Leg, silent_ms: int) -> None:
         """Audio stopped: a phone on hold or muted is fine, one that has gone is not. Ask it."""
-        if self._settings.probe_silent_legs and leg.answered:
+        if self._exchange.settings.probe_silent_legs and leg.answered:
             leg.silent_s = silent_ms / 1000
             self._probe(leg)
 
     def _probe(self, leg: Leg) -> None:
         leg.probe_timer = None
-        if leg.session is not None and leg.leg_id in self._legs:
-            timeout_s = self._settings.probe_timeout_s
-            self._run(self._endpoint.probe(leg.session, self._carrier.clock(), timeout_s))
+        if leg.session is not None and leg.leg_id in self._exchange.legs:
+            timeout_s = self._exchange.settings.probe_timeout_s
+            self._exchange.run(self._exchange.endpoint.probe(leg.session, self._exchange.carrier.clock(), timeout_s))
 
     def _on_probed(self, leg: Leg, event: SessionProbed) -> None:
         if leg.silent_s == 0:
             return  # its audio is back
         if event.status == 481:
             leg.status = event.status
-            self._drop(leg, EndCause.FAILED, "the phone has forgotten the call")
+            self._exchange.drop(leg, EndCause.FAILED, "the phone has forgotten the call")
         elif not event.alive:
             leg.status = event.status
-            self._drop(leg, EndCause.MEDIA_LOST, "the phone does not answer")
+            self._exchange.drop(leg, EndCause.MEDIA_LOST, "the phone does not answer")
         elif leg.probe_timer is None:
-            leg.probe_timer = self._loop.call_later(leg.silent_s, lambda: self._probe(leg))
-
-    def _on_resumed(self, leg: Leg) -> None:
-        leg.silent_s = 0.0
-        if leg.probe_timer is not None:
-            leg.probe_timer.cancel()
-            leg.probe_timer = None
+            leg.probe_timer = self._exchange.loop.call_later(leg.silent_s, lambda: self._probe(leg))
 
     # --- endings ------------------------------------------------------------------------------------
 
-    def _drop(self, leg: Leg, cause: EndCause, detail: str = "") -> None:
-        """End a leg from our side, whatever its state."""
-        session = leg.session
-        self._finish(leg, cause, leg.status, detail)
-        if session is not None:
-            status = status_of(cause)
-            now = self._carrier.clock()
-            self._run(self._endpoint.hang_up(session, now, status=status, headers=refusal_headers(status)))
-
-    def _finish(self, leg: Leg, cause: EndCause, status: int | None, detail: str) -> None:
-        """Forget a leg, release its ports and say so, once."""
-        if self._legs.pop(leg.leg_id, None) is None:
-            return
-        leg.call.legs.discard(leg.leg_id)
-        self._on_resumed(leg)
-        if leg.session is not None:
-            leg.session.owner = None
-        if leg.opening:
-            self._send(leg.call.worker, media.CloseLeg(leg.leg_id))
-        self._emit(LegEnded(leg.leg_id, cause, status, detail))
-
     def _on_closed(self, event: media.LegClosed) -> None:
-        originated = any(worker.legs.pop(event.leg, False) for worker in self._workers.values())
+        originated = any(worker.legs.pop(event.leg, False) for worker in self._exchange.workers.values())
         s = event.statistics
         figures = MediaStatistics(
             s.codec,
@@ -617,30 +465,30 @@ class NativeTelephony:
             s.remote_jitter_ms,
             s.round_trip_ms,
         )
-        self._emit(LegReport(LegId(event.leg), CallId(event.call), figures, originated))
-        leg = self._legs.get(LegId(event.leg))
+        self._exchange.emit(LegReport(LegId(event.leg), CallId(event.call), figures, originated))
+        leg = self._exchange.legs.get(LegId(event.leg))
         if leg is not None:  # the worker closed it by itself
             leg.opening = False
-            self._drop(leg, EndCause.FAILED, "closed by the media worker")
+            self._exchange.drop(leg, EndCause.FAILED, "closed by the media worker")
 
     # --- events in ------------------------------------------------------------------------------------
 
     def on_sip_event(self, event: Event) -> None:
         """Take an event of the endpoint."""
-        self._take(self._handle_sip, event)
+        self._exchange.take(self._handle_sip, event)
 
     def on_worker_event(self, name: str, event: media.Event) -> None:
         """Take an event of the worker `name`."""
-        worker = self._workers.get(name)
+        worker = self._exchange.workers.get(name)
         if worker is not None:
-            self._take(partial(self._handle_worker, worker), event)
+            self._exchange.take(partial(self._handle_worker, worker), event)
 
     def _handle_sip(self, event: Event) -> None:
         if isinstance(event, SessionIncoming):
             self._on_incoming(event)
             return
         if isinstance(event, RegistrationChanged):
-            self._emit(AgentReachability(AgentId(event.user), event.reachable))
+            self._exchange.emit(AgentReachability(AgentId(event.user), event.reachable))
             return
         leg = event.session.owner
         if not isinstance(leg, Leg):
@@ -648,21 +496,21 @@ class NativeTelephony:
         if isinstance(event, SessionProgress):
             if event.status > 100 and not leg.ringing:
                 leg.ringing = True
-                self._emit(LegRinging(leg.leg_id))
+                self._exchange.emit(LegRinging(leg.leg_id))
         elif isinstance(event, SessionAnswered):
-            self._on_answered(leg, event.body)
+            self._calling.on_answered(leg, event.body)
         elif isinstance(event, SessionAcked):
             self._on_acked(leg, event.body)
         elif isinstance(event, SessionOffered):
             self._on_offered(leg, event.body)
         elif isinstance(event, SessionDtmf):
-            self._emit(LegDtmf(leg.leg_id, event.digit, event.duration_ms))
+            self._exchange.emit(LegDtmf(leg.leg_id, event.digit, event.duration_ms))
         elif isinstance(event, SessionProbed):
             self._on_probed(leg, event)
         elif isinstance(event, SessionEnded):
-            self._finish(leg, cause_of(event.reason, event.status), event.status, event.detail)
+            self._exchange.finish(leg, cause_of(event.reason, event.status), event.status, event.detail)
         elif event.status < 300:
-            self._take_answer(leg, event.body)
+            self._exchange.take_answer(leg, event.body)
 
     def _handle_worker(self, worker: Worker, event: media.Event) -> None:
         if isinstance(event, media.LegOpened):
@@ -670,114 +518,40 @@ class NativeTelephony:
         elif isinstance(event, media.LegClosed):
             self._on_closed(event)
         elif isinstance(event, media.Dtmf):
-            if event.leg in self._legs:
-                self._emit(LegDtmf(LegId(event.leg), event.digit, event.duration_ms))
+            if event.leg in self._exchange.legs:
+                self._exchange.emit(LegDtmf(LegId(event.leg), event.digit, event.duration_ms))
         elif isinstance(event, media.PlayEnded):
-            self._emit(PlayFinished(LegId(event.leg), PlayId(event.play), event.completed))
+            self._exchange.emit(PlayFinished(LegId(event.leg), PlayId(event.play), event.completed))
         elif isinstance(event, media.MediaSilent):
-            leg = self._legs.get(LegId(event.leg))
+            leg = self._exchange.legs.get(LegId(event.leg))
             if leg is not None:
                 self._on_silent(leg, event.silent_ms)
         elif isinstance(event, media.MediaResumed):
-            leg = self._legs.get(LegId(event.leg))
+            leg = self._exchange.legs.get(LegId(event.leg))
             if leg is not None:
-                self._on_resumed(leg)
+                self._exchange.heard_again(leg)
         elif isinstance(event, media.LegFailed):
             self._on_open_failed(event)
         elif isinstance(event, media.RecordingEnded):
             self._on_recorded(event)
         elif isinstance(event, media.OrphanEnded):
             worker.orphans.discard(event.call)
-            self._emit(OrphanEnded(CallId(event.call)))
+            self._exchange.emit(OrphanEnded(CallId(event.call)))
         elif isinstance(event, media.PromptLoaded):
             worker.loading.discard(event.prompt)
         elif isinstance(event, media.PromptFailed):
             worker.loading.discard(event.prompt)
-            self._counters["prompts_failed_total"] += 1
+            self._exchange.counters["prompts_failed_total"] += 1
             log.warning("prompt.failed", extra={"prompt": event.prompt, "reason": event.reason})
         elif isinstance(event, media.WorkerStatistics):
-            self._counters["media_events_dropped_total"] = event.events_dropped
+            self._exchange.counters["media_events_dropped_total"] = event.events_dropped
 
     def _on_recorded(self, event: media.RecordingEnded) -> None:
-        call = self._calls.get(CallId(event.call))
+        call = self._exchange.calls.get(CallId(event.call))
         if call is not None:
             call.recording = None
-        self._emit(
+        self._exchange.emit(
             RecordingFinished(
                 CallId(event.call), event.path, event.duration_ms, event.size_bytes, event.sha256, event.error
             )
         )
-
-    # --- events out -----------------------------------------------------------------------------------
-
-    def _emit(self, event: LegEvent) -> None:
-        self._events.append(event)
-        if not self._delivering and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._deliver)
-
-    def _take(self, handle: Callable[[_EventT], None], event: _EventT) -> None:
-        """Handle an event, then tell call control what came of it, unless a command of ours is the cause."""
-        if self._delivering:
-            self._handle(handle, event)
-            return
-        self._delivering = True
-        try:
-            self._handle(handle, event)
-        finally:
-            self._delivering = False
-        self._deliver()
-
-    def _handle(self, handle: Callable[[_EventT], None], event: _EventT) -> None:
-        """A fault of ours ends the call it happened in; raised further, it would cost the worker's connection."""
-        try:
-            handle(event)
-        except Exception:
-            self._counters["telephony_faults_total"] += 1
-            log.exception("telephony.failed", extra={"event": type(event).__name__})
-            with suppress(Exception):  # whatever part of the end fails, too
-                self._abandon(event)
-
-    def _abandon(self, event: object) -> None:
-        """End the leg that an event was about; a call that is not ours yet gets 500."""
-        session = getattr(event, "session", None)
-        leg = self._legs.get(getattr(event, "leg", LegId(""))) if session is None else session.owner
-        if isinstance(leg, Leg):
-            self._drop(leg, EndCause.FAILED, "internal fault")
-        elif session is not None:
-            self._run(self._endpoint.hang_up(session, self._carrier.clock(), status=status_of(EndCause.FAILED)))
-
-    def _run(self, effects: list[Effect]) -> None:
-        """Carry out effects; events among them wait until the command that caused them has returned."""
-        if self._delivering:
-            self._carrier.carry_out(effects)
-            return
-        self._delivering = True
-        try:
-            self._carrier.carry_out(effects)
-        finally:
-            self._delivering = False
-        if self._events and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._deliver)
-
-    def _deliver(self) -> None:
-        if self._delivering:
-            return  # called from within: whoever delivers goes on until nothing is left
-        self._scheduled = False
-        self._delivering = True
-        try:
-            while self._events:
-                self._sink(self._events.popleft())
-        finally:
-            self._delivering = False
-            if self._events:  # the sink raised: the rest is not lost
-                self._scheduled = True
-                self._loop.call_soon(self._deliver)
-
-    def _call_header(self, leg: Leg) -> tuple[tuple[str, str], ...]:
-        return ((CALL_ID_HEADER, leg.call.call_id),)
-
-    def _next_sdp_session(self) -> int:
-        self._sdp_sessions += 1
-        return self._sdp_sessions

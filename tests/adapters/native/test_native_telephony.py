@@ -317,7 +317,7 @@ async def test_fault_of_ours_ends_one_call_only(faked: Scene, monkeypatch: pytes
         assert (await faked.ended(incoming.leg_id)).cause is EndCause.FAILED
         assert (await faked.trunk.inbox.wait(SessionEnded)).status == 500
     with monkeypatch.context() as patch:
-        patch.setattr(faked.rig.telephony, "_next_sdp_session", broken)
+        patch.setattr(Exchange, "next_sdp_session", broken)
         faked.trunk.call(faked.rig.number("502"))
         assert (await faked.trunk.inbox.wait(SessionEnded)).status == 500
     assert faked.rig.telephony.counters()["telephony_faults_total"] == 2
