@@ -131,7 +131,7 @@ OUTCOMES = {("rfc4475", name): outcome for name, outcome in RFC4475.items()} | {
 class Open(AccessPolicy):
     """Takes everybody's REGISTER at its word, so that the registrar is reached without a password."""
 
-    def admit_registration(self, request: Request, now: float) -> Admitted:
+    def admit_registration(self, request: Request, *_: object, **__: object) -> Admitted:
         uri = request.to.uri
         return Admitted(user=(uri.user or "" if isinstance(uri, SipUri) else uri))
 
