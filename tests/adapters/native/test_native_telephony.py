@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapters.native.causes import STATUS, cause_of, status_of
+from adapters.native.exchange import Exchange
 from adapters.sip.endpoint import RegistrationChanged
 from adapters.sip.message import Request, parse_message
 from adapters.sip.session import (
