@@ -7,12 +7,14 @@ is kept for those who proved who they are and asked for what is not theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from adapters.sip.digest import DigestResult, DigestVerifier
+from adapters.sip.guard import Guard
 from adapters.sip.message import Request
+from adapters.sip.transaction import Flow
 from adapters.sip.uri import SipUri
 
 _REMEMBERED_HOSTS = 4096
@@ -50,14 +52,24 @@ class AccessPolicy:
         trunks: the first whose networks hold the source address wins.
         users: HA1 by algorithm, by user name.
         verifier: issues and checks challenges; shared by successive policies.
+        guard: told of right and wrong passwords.
+        algorithms: offered by the listener of that index (`Flow.local`); others offer what the verifier does.
     """
 
     def __init__(
-        self, trunks: Iterable[Trunk], users: Mapping[str, Mapping[str, str]], verifier: DigestVerifier
+        self,
+        trunks: Iterable[Trunk],
+        users: Mapping[str, Mapping[str, str]],
+        verifier: DigestVerifier,
+        *,
+        guard: Guard | None = None,
+        algorithms: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
         self._trunks = tuple(trunks)
         self._users = users
         self._verifier = verifier
+        self._guard = guard
+        self._algorithms = algorithms or {}
         self._by_host: dict[str, str | None] = {}
 
     def knows(self, user: str) -> bool:
@@ -79,34 +91,48 @@ class AccessPolicy:
         self._by_host[host] = found
         return found
 
-    def admit(self, request: Request, host: str, now: float) -> Admitted | Refused:
+    def admit(self, request: Request, source: Flow, now: float) -> Admitted | Refused:
         """Decide on an INVITE: from a trunk's address, or from the user named in From, with a password.
 
         Raises:
             PeerError: malformed From or credentials.
         """
-        trunk = self.trunk_at(host)
+        trunk = self.trunk_at(source.host)
         if trunk is not None:
             return Admitted(trunk=trunk)
-        return self._authenticate(request, request.from_.uri, now)
+        return self._authenticate(request, request.from_.uri, source, now)
 
-    def admit_registration(self, request: Request, now: float) -> Admitted | Refused:
+    def admit_registration(self, request: Request, source: Flow, now: float) -> Admitted | Refused:
         """Decide on a REGISTER: a user may change only the address of record of its own name.
 
         Raises:
             PeerError: malformed To or credentials.
         """
-        return self._authenticate(request, request.to.uri, now)
+        return self._authenticate(request, request.to.uri, source, now)
 
-    def _authenticate(self, request: Request, claimed: SipUri | str, now: float) -> Admitted | Refused:
+    def _authenticate(self, request: Request, claimed: SipUri | str, source: Flow, now: float) -> Admitted | Refused:
+        guard = self._guard
+        origin = "" if guard is None else guard.origin(source.host)
+        algorithms = self._algorithms.get(source.local)
         result, user = self._verifier.check(
-            request.get_all("authorization"), request.method, self._secret_of, now, request.body
+            request.get_all("authorization"),
+            request.method,
+            self._secret_of,
+            now,
+            request.body,
+            origin=origin,
+            algorithms=algorithms,
         )
         if result is DigestResult.OK and user is not None:
+            if guard is not None:
+                guard.on_success(source.host, now)
             if isinstance(claimed, SipUri) and claimed.user == user:
                 return Admitted(user=user)
             return Refused(403, (), "forbidden")
-        challenges = self._verifier.challenges(now, stale=result is DigestResult.STALE)
+        if result is DigestResult.WRONG and guard is not None:
+            guard.on_failure(source.host, now)
+        stale = result is DigestResult.STALE
+        challenges = self._verifier.challenges(now, stale=stale, origin=origin, algorithms=algorithms)
         return Refused(401, tuple(("www-authenticate", str(challenge)) for challenge in challenges), result.value)
 
     def _secret_of(self, username: str, algorithm: str) -> str | None:

@@ -34,8 +34,9 @@ class DigestResult(Enum):
     """Outcome of a check."""
 
     OK = "ok"
-    STALE = "stale"  # right password, but the nonce is too old, used or not ours: challenge again with stale=true
-    WRONG = "wrong"  # unknown user or wrong password
+    STALE = "stale"  # the nonce is not ours or from elsewhere, or the password is right and it is too old or used:
+    # challenge again with stale=true
+    WRONG = "wrong"  # unknown user or wrong password, in answer to a challenge that its sender received
     MISSING = "missing"  # no credentials for this realm
 
 
@@ -231,7 +232,10 @@ class DigestVerifier:
     other's nonces; replays are noticed only by the node that saw the first use.
 
     An unknown user costs the same work as a known one with a wrong password and
-    has the same outcome, so neither tells which names exist.
+    has the same outcome, so neither tells which names exist. A nonce that was
+    not issued to where the answer comes from is stale, whatever the password:
+    nobody can guess, or be made to look like a guesser, from an address where
+    challenges do not arrive.
     """
 
     def __init__(
@@ -277,18 +281,22 @@ class DigestVerifier:
         self._used: OrderedDict[str, _Window] = OrderedDict()
         # Nonces issued up to here may have been used and forgotten.
         self._forgotten_until = float("-inf")
-        self._dummy = {name: _hash(name, secret + name.encode()) for name in self.algorithms}
+        self._dummy = {name: _hash(name, secret + name.encode()) for name in ALGORITHMS}
 
-    def challenges(self, now: float, *, stale: bool = False) -> list[Challenge]:
+    def challenges(
+        self, now: float, *, stale: bool = False, origin: str = "", algorithms: Sequence[str] | None = None
+    ) -> list[Challenge]:
         """New challenges, one for each algorithm, preferred first (RFC 8760 2.3).
 
         Args:
             now: seconds; any clock that does not go back and that all nodes
                 sharing the secret agree on.
-            stale: tell the client that its password was right.
+            stale: tell the client that the nonce was the fault, not the password.
+            origin: where the answer must come from, as `check` is told.
+            algorithms: to be offered instead of the usual ones.
         """
-        nonce = self._make_nonce(now)
-        return [Challenge(self.realm, nonce, name, self._qop, None, stale) for name in self.algorithms]
+        nonce = self._make_nonce(now, origin)
+        return [Challenge(self.realm, nonce, name, self._qop, None, stale) for name in algorithms or self.algorithms]
 
     def check(
         self,
@@ -297,6 +305,9 @@ class DigestVerifier:
         lookup: Callable[[str, str], str | None],
         now: float,
         body: bytes = b"",
+        *,
+        origin: str = "",
+        algorithms: Sequence[str] | None = None,
     ) -> tuple[DigestResult, str | None]:
         """Check the credentials of a request.
 
@@ -306,21 +317,22 @@ class DigestVerifier:
             lookup: gives the HA1 of (username, algorithm), None for an unknown user.
             now: as in `challenges`.
             body: of the request, for auth-int.
+            origin, algorithms: as in `challenges`.
 
         Returns:
             The outcome, and the user name claimed, None if there was none. Trust
-            the name only with OK (STALE proves the password too, but not freshness).
+            the name only with OK.
 
         Raises:
             PeerError: 400, malformed Digest credentials.
         """
-        credentials = self._ours(values)
+        credentials = self._ours(values, algorithms or self.algorithms)
         if credentials is None:
             return DigestResult.MISSING, None
         algorithm = credentials.algorithm
         known = lookup(credentials.username, algorithm)
         expected = digest_response(
-            ha1_hex=self._dummy[algorithm] if known is None else known.lower(),
+            ha1_hex=(self._dummy[algorithm] if known is None else known).lower(),
             algorithm=algorithm,
             method=method,
             uri=credentials.uri,
@@ -330,18 +342,17 @@ class DigestVerifier:
             nc=credentials.nc or "",
             body=body,
         )
-        issued = self._issued_at(credentials.nonce)
+        issued = self._issued_at(credentials.nonce, origin)
         right = hmac.compare_digest(expected, credentials.response)
+        if issued is None:  # ours from before a restart with another secret, from another address, or made up
+            return DigestResult.STALE, credentials.username
         if not right or known is None:
             return DigestResult.WRONG, credentials.username
-        if issued is None:
-            # Most likely ours from before a restart with another secret.
-            return DigestResult.STALE, credentials.username
         if now - issued > self._lifetime_s or issued > now + 1.0:
             return DigestResult.STALE, credentials.username
         return self._count(credentials, issued), credentials.username
 
-    def _ours(self, values: Sequence[str]) -> Credentials | None:
+    def _ours(self, values: Sequence[str], algorithms: Sequence[str]) -> Credentials | None:
         """First credentials for our realm that we could have asked for."""
         for value in values:
             if value.lstrip()[:7].lower() != "digest ":
@@ -349,21 +360,21 @@ class DigestVerifier:
             credentials = Credentials.parse(value)
             if (
                 credentials.realm == self.realm
-                and credentials.algorithm in self.algorithms
+                and credentials.algorithm in algorithms
                 and credentials.qop in (None, "auth", "auth-int")
             ):
                 return credentials
         return None
 
-    def _make_nonce(self, now: float) -> str:
+    def _make_nonce(self, now: float, origin: str) -> str:
         stamp = max(0, round(now * 1000)).to_bytes(_TIME_BYTES, "big") + self._random_bytes(_SALT_BYTES)
-        return (stamp + self._prove(stamp)).hex()
+        return (stamp + self._prove(stamp, origin)).hex()
 
-    def _prove(self, stamp: bytes) -> bytes:
-        return hmac.digest(self._secret, stamp + _bytes(self.realm), "sha256")[:_PROOF_BYTES]
+    def _prove(self, stamp: bytes, origin: str) -> bytes:
+        return hmac.digest(self._secret, stamp + _bytes(f"{origin} {self.realm}"), "sha256")[:_PROOF_BYTES]
 
-    def _issued_at(self, nonce: str) -> float | None:
-        """When we issued this nonce, None if we did not."""
+    def _issued_at(self, nonce: str, origin: str) -> float | None:
+        """When we issued this nonce to `origin`, None if we did not."""
         try:
             raw = bytes.fromhex(nonce)
         except ValueError:
@@ -372,7 +383,7 @@ class DigestVerifier:
         if len(raw) != _TIME_BYTES + _SALT_BYTES + _PROOF_BYTES or raw.hex() != nonce:
             return None
         stamp = raw[: _TIME_BYTES + _SALT_BYTES]
-        if not hmac.compare_digest(self._prove(stamp), raw[_TIME_BYTES + _SALT_BYTES :]):
+        if not hmac.compare_digest(self._prove(stamp, origin), raw[_TIME_BYTES + _SALT_BYTES :]):
             return None
         return int.from_bytes(stamp[:_TIME_BYTES], "big") / 1000
 

@@ -453,7 +453,7 @@ class Endpoint:
         request = tx.request
         if self.draining or len(self._sessions) >= self._max_sessions:
             raise PeerError("no new calls now", status=503)
-        admitted = self.policy.admit(request, source.host, now)
+        admitted = self.policy.admit(request, source, now)
         if isinstance(admitted, Refused):
             self._refuse(tx, admitted, now)
             return
@@ -476,7 +476,7 @@ class Endpoint:
 
     def _on_register(self, tx: ServerTransaction, registrar: Registrar, source: Flow, now: float) -> None:
         request = tx.request
-        admitted = self.policy.admit_registration(request, now)
+        admitted = self.policy.admit_registration(request, source, now)
         if isinstance(admitted, Refused):
             self._refuse(tx, admitted, now)
             return

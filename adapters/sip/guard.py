@@ -193,6 +193,16 @@ class Guard:
         self.counters['sip_guard_dropped_total{reason="banned"}'] += 1
         return True
 
+    def origin(self, host: str) -> str:
+        """Where a challenge is valid: the neighbourhood that it was sent to, or "" for everywhere.
+
+        Providers give their customers addresses of one /24 in turn; those who are
+        trusted may be proxies that share their work.
+        """
+        if self._is_trusted(host):
+            return ""
+        return source_of(host) if ":" in host else host.rpartition(".")[0]
+
     # --- requests that nobody vouches for ---------------------------------------------------
 
     def admits(self, host: str, user_agent: str | None, now: float, *, proof: bool = False) -> bool:

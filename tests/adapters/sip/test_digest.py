@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import count
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -195,9 +197,78 @@ def test_a_nonce_that_we_did_not_issue_never_opens() -> None:
         challenge = Challenge(REALM, forged)
         if challenge.nonce:
             assert check(server, answer([challenge])) in (DigestResult.STALE, DigestResult.WRONG)
-            assert check(server, answer([challenge], password="guess")) is DigestResult.WRONG
+            # The same answer to a wrong one: nothing can be guessed under a nonce that was not sent there.
+            assert check(server, answer([challenge], password="guess")) is DigestResult.STALE
     elsewhere = DigestVerifier("other.realm", SECRET, random_bytes=bytes).challenges(0.0)[0].nonce
     assert check(server, answer([Challenge(REALM, elsewhere)])) is DigestResult.STALE
+
+
+def test_a_nonce_serves_only_where_it_was_sent() -> None:
+    server = verifier()
+    challenges = server.challenges(0.0, origin="192.0.2")
+    for password in (PASSWORD, "guess"):
+        value = answer(challenges, password=password)
+        assert server.check([value], "REGISTER", lookup, 0.0, origin="198.51.100")[0] is DigestResult.STALE
+        assert check(server, value) is DigestResult.STALE
+    wrong = answer(challenges, password="guess")
+    assert server.check([wrong], "REGISTER", lookup, 0.0, origin="192.0.2")[0] is DigestResult.WRONG
+    right = answer(challenges)
+    assert server.check([right], "REGISTER", lookup, 0.0, origin="192.0.2")[0] is DigestResult.OK
+
+
+def test_each_listener_has_its_algorithms() -> None:
+    server = verifier()
+    offered = ["SHA-512-256", "SHA-256"]
+    challenges = [Challenge.parse(str(challenge)) for challenge in server.challenges(0.0, algorithms=offered)]
+    assert [challenge.algorithm for challenge in challenges] == offered
+    for challenge in challenges:
+        value = answer([challenge])
+        assert server.check([value], "REGISTER", lookup, 0.0, algorithms=["MD5"]) == (DigestResult.MISSING, None)
+        assert check(server, value) is DigestResult.MISSING
+    value = answer(challenges)
+    assert Credentials.parse(value).algorithm == "SHA-512-256"
+    assert server.check([value], "REGISTER", lookup, 0.0, algorithms=offered) == (DigestResult.OK, "alice")
+
+
+def steps(server: DigestVerifier, value: str, method: str) -> list[tuple[str, str]]:
+    """Every call that a check makes, into Python and into C, in order."""
+    made: list[tuple[str, str]] = []
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        name = getattr(arg, "__qualname__", "") if event.startswith("c_") else frame.f_code.co_qualname
+        made.append((event, name))
+
+    def find(username: str, algorithm: str) -> str | None:
+        return HASHES.get(username, {}).get(algorithm)
+
+    sys.setprofile(note)
+    try:
+        server.check([value], method, find, 0.0)
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+HASHES = {"alice": {name: ha1("alice", REALM, PASSWORD, name) for name in ALGORITHMS}}
+
+
+@pytest.mark.parametrize("method", ["REGISTER", "INVITE"])
+def test_an_unknown_user_costs_exactly_the_work_of_a_wrong_password(method: str) -> None:
+    server = verifier()
+    challenges = server.challenges(0.0)
+    names = ("alice", "mallo")
+    guesses = [answer_for(challenges, method, name, "wrong") for name in names]
+    known, unknown = (steps(server, value, method) for value in guesses)
+    assert known == unknown
+    assert sum(name.endswith(("openssl_md5", "HASH.hexdigest", "new")) for _, name in known) >= 3
+
+
+def answer_for(challenges: list[Challenge], method: str, username: str, password: str) -> str:
+    value = answer_challenge(
+        challenges, method=method, uri="sip:5@b", username=username, password=password, cnonce="c0"
+    )
+    assert value is not None
+    return value
 
 
 def test_nodes_with_one_secret_accept_each_others_nonces() -> None:

@@ -215,4 +215,4 @@ def test_trunk_is_known_by_its_address_first_match_wins() -> None:
     assert policy.trunk_at("2001:db8::5") == "one"
     assert policy.trunk_at("::ffff:192.0.2.200") == "two"
     assert policy.trunk_at("198.51.100.1") is None
-    assert policy.admit(request("INVITE"), "192.0.2.1", 0.0) == Admitted(trunk="one")
+    assert policy.admit(request("INVITE"), Flow("udp", 0, "192.0.2.1", 5060), 0.0) == Admitted(trunk="one")
