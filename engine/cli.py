@@ -76,6 +76,24 @@ def _parser() -> argparse.ArgumentParser:
         "--address", default="127.0.0.4", metavar="IP", help="local address to call from (default: 127.0.0.4)"
     )
 
+    sip = commands.add_parser("sip", help="look at SIP traffic: murima sip trace", description="Look at SIP traffic.")
+    sip_commands = sip.add_subparsers(dest="sip_command", required=True, metavar="COMMAND")
+    trace = sip_commands.add_parser(
+        "trace",
+        help="draw the messages of a live or recent call",
+        description="Draw the SIP messages of live and recent calls as a ladder diagram, or write them as a capture "
+        "file. Without --call and --number, list the calls. Credentials and keys pressed are not shown.",
+    )
+    which = trace.add_mutually_exclusive_group()
+    which.add_argument("--call", metavar="ID", help="the call with this id (ours, or a SIP Call-ID)")
+    which.add_argument("--number", metavar="N", help="calls from or to this number")
+    trace.add_argument("--full", action="store_true", help="print each message whole")
+    trace.add_argument("--pcap", type=Path, metavar="FILE", help="write a capture file for Wireshark or sngrep instead")
+    trace.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many calls (default: 20)")
+    trace.add_argument(
+        "--data", type=Path, default=DEFAULT_DATA, metavar="DIR", help="data folder of the engine (default: ./data)"
+    )
+
     password = commands.add_parser(
         "password",
         help="make the hashes of a password for the configuration",
@@ -98,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 500):
+        raise argparse.ArgumentTypeError("give a number from 1 to 500")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = _parser().parse_args(argv)
@@ -110,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _doctor(arguments)
         case "call":
             return _call(arguments)
+        case "sip":
+            return _trace(arguments)
         case "password":
             return _password(arguments)
         case _:
@@ -161,6 +187,13 @@ def _call(arguments: argparse.Namespace) -> int:
         duration_s=arguments.duration,
     )
     return asyncio.run(make_test_call(plan, arguments.address))
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    from engine.trace_command import Wanted, show
+
+    wanted = Wanted(arguments.call, arguments.number, arguments.full, arguments.pcap, arguments.limit)
+    return show(arguments.data, wanted, sys.stdout)
 
 
 def _password(arguments: argparse.Namespace) -> int:

@@ -56,6 +56,11 @@ class DataFolder:
         """The Unix socket of media worker `index`."""
         return self.run / f"worker-{index}.sock"
 
+    @property
+    def control_socket(self) -> Path:
+        """The Unix socket on which the engine answers the command line."""
+        return self.run / "engine.sock"
+
     def pid_file(self, name: str) -> Path:
         """Where the supervisor notes a child's process id."""
         return self.run / f"{name}.pid"

@@ -40,13 +40,14 @@ RULES = {
             "engine.events",
             "engine.operations",
             "engine.telephony",
+            "engine.tracing",
             "media.client",
             "media.protocol",
         ),
         None,
     ),
     "casebridge": Rule(("casebridge", "engine.events")),
-    "config": Rule(("config",), frozenset({"argon2", "pydantic", "pydantic_core", "ruamel"})),
+    "config": Rule(("config",), frozenset({"argon2", "phonenumbers", "pydantic", "pydantic_core", "ruamel"})),
     # A script that composes the shipped prompts: it is run by hand and imported by nobody.
     "config.shipped": Rule((), frozenset({"numpy", "soundfile", "soxr"})),
 }

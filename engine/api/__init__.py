@@ -5,5 +5,17 @@ from engine.api.accounts import Account, Accounts, HashedAccounts, Identity
 from engine.api.app import create_app
 from engine.api.server import serve
 from engine.api.settings import ApiSettings, Rate
+from engine.api.trace import served_locally
 
-__all__ = ["Account", "Accounts", "ApiSettings", "HashedAccounts", "Identity", "Rate", "Role", "create_app", "serve"]
+__all__ = [
+    "Account",
+    "Accounts",
+    "ApiSettings",
+    "HashedAccounts",
+    "Identity",
+    "Rate",
+    "Role",
+    "create_app",
+    "serve",
+    "served_locally",
+]

@@ -21,9 +21,11 @@ from engine.api.pages import add_pages
 from engine.api.routes import Asked, Auth, Route, serve_route
 from engine.api.sessions import Sessions
 from engine.api.settings import ApiSettings
+from engine.api.trace import TraceRoutes
 from engine.bus import EventBus
 from engine.clock import Clock, SystemClock
 from engine.operations import Operations, Records
+from engine.tracing import TraceSource
 
 SETTINGS = web.AppKey("settings", ApiSettings)
 ROUTES: web.AppKey[Sequence[Route]] = web.AppKey("routes", Sequence)
@@ -36,6 +38,7 @@ def create_app(
     bus: EventBus,
     settings: ApiSettings,
     clock: Clock | None = None,
+    trace: TraceSource | None = None,
 ) -> web.Application:
     """The HTTP application. Events must be published on the loop that serves it."""
     clock = clock or SystemClock()
@@ -54,6 +57,7 @@ def create_app(
         *LiveRoutes(operations).routes(),
         *InteractionRoutes(records).routes(),
         *stream.routes(),
+        *(TraceRoutes(trace).routes() if trace is not None else ()),
         Route("GET", "/api/v1/openapi.json", describe, "This description", "about", None, Auth.NONE,
               media_type="application/json"),
     )  # fmt: skip

@@ -18,6 +18,7 @@ class Permission(StrEnum):
     AGENTS_STATE = "agents.state"
     INTERACTIONS_READ = "interactions.read"
     EVENTS_READ = "events.read"
+    SIP_TRACE = "sip.trace"
 
 
 class Scope(IntEnum):

@@ -25,6 +25,7 @@ from adapters.sip.access import AccessPolicy
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged
 from adapters.sip.registrar import Registrar
+from adapters.sip.trace import SipTrace
 from adapters.sip.transport import SipTransport
 from adapters.store.recorder import EventRecorder
 from adapters.store.records import PostgresRecords
@@ -32,7 +33,7 @@ from config.loader import Loaded, load
 from config.problems import ConfigurationError
 from engine import listeners
 from engine import log as logs
-from engine.api import ApiSettings, HashedAccounts, create_app, serve
+from engine.api import ApiSettings, HashedAccounts, create_app, serve, served_locally
 from engine.bus import EventBus
 from engine.clock import SystemClock
 from engine.control import CallControl
@@ -90,6 +91,10 @@ class Engine:
             new_id=new_id,
             loop=self._loop,
         )
+        self._trace = SipTrace(self._transport.local, document.sip.trace_mb << 20)
+        if document.sip.trace_mb:
+            self._transport.trace = self._trace
+            self._telephony.on_dialog = self._trace.link
         timer = DeadlineTimer(self._loop, self._on_time)
         self._control = CallControl(
             self._telephony, control_settings(document), self._bus, self._clock, new_id, timer.set
@@ -122,7 +127,8 @@ class Engine:
         )
         desk.describe(self._document.agents)
         self._desk = desk
-        app = create_app(desk, records, self._accounts, self._bus, ApiSettings(kept_secret(self._folder, "jwt")))
+        api = ApiSettings(kept_secret(self._folder, "jwt"))
+        app = create_app(desk, records, self._accounts, self._bus, api, trace=self._trace)
         background = [
             self._loop.create_task(
                 keep_connected(
@@ -143,8 +149,9 @@ class Engine:
         self._restore_registrations(len(kinds[listeners.Kind.UDP]))
         log.info("engine.started", extra={"pid": os.getpid(), "config": str(self._config)})
         background += [self._loop.create_task(work) for work in (self._announce(), self._keep_reloading())]
-        await self._stopping.wait()
-        await self._drain()
+        async with served_locally(self._trace, self._folder.control_socket):
+            await self._stopping.wait()
+            await self._drain()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
