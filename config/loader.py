@@ -18,6 +18,7 @@ from config.schema import (
     Agent,
     AnswerSilence,
     Barge,
+    DialOut,
     Document,
     EchoBack,
     Ha1,
@@ -30,10 +31,10 @@ from config.schema import (
     RingAgent,
     Sip,
     ToQueue,
-    Trunk,
     User,
     Whisper,
 )
+from config.trunks import CallerId, Credentials, Gateway, Registration, Route, RouteTrunk, Trunk, When
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     "sip": Sip,
@@ -45,9 +46,20 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "queues": Queue,
     "password": Password,
     "ha1": Ha1,
+    "gateways": Gateway,
+    "register": Registration,
+    "digest": Credentials,
+    "login": Credentials,
+    "caller_id": CallerId,
+    "routes": Route,
+    "when": When,
 }
 _ACTIONS: Mapping[str, type[BaseModel]] = dict(
-    zip(ACTION_KEYS, (ToQueue, AnswerSilence, PlayPrompt, EchoBack, RingAgent, Listen, Whisper, Barge), strict=True)
+    zip(
+        ACTION_KEYS,
+        (ToQueue, AnswerSilence, PlayPrompt, EchoBack, RingAgent, DialOut, Listen, Whisper, Barge),
+        strict=True,
+    )
 )
 # What a key looks like, for keys that are missing or hold another kind of value.
 _EXAMPLES: Mapping[str, str] = {
@@ -75,6 +87,17 @@ _EXAMPLES: Mapping[str, str] = {
     "password": 'password: "…"',
     "role": "role: manager",
     "ha1": "ha1: {md5: …, sha256: …}",
+    "routes": "routes: [{name: world, match: '~\\+.*', trunks: [carrier]}]",
+    "routes.trunks": "trunks: [carrier]",
+    "routes.match": "match: ['+254*']",
+    "gateways": 'gateways: [{address: "sip:192.0.2.10", priority: 1}]',
+    "register": 'register: {username: "me", password: "…"}',
+    "digest": 'digest: {username: "me", password: "…"}',
+    "login": 'login: {username: "them", password: "…"}',
+    "caller_id": 'caller_id: {number: "+254201234567"}',
+    "when": 'when: {days: [mon, tue], hours: "08:00-18:00", time_zone: Africa/Nairobi}',
+    "reach": 'reach: ["+254201234*"]',
+    "short_numbers": 'short_numbers: ["999"]',
 }
 
 
@@ -209,7 +232,7 @@ def _walk(loc: tuple[Key, ...]) -> tuple[KeyPath, type[BaseModel] | None, bool]:
         elif step == "then":
             tags, model = 2, None
         elif path[0] != "numbers" and path[:-1] != ["prompts"]:
-            model = _SECTIONS.get(step)
+            model = RouteTrunk if step == "trunks" and path[0] == "routes" else _SECTIONS.get(step)
     return tuple(path), parents[-1] if parents else Document, False
 
 

@@ -11,10 +11,14 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from config.schema import MAX_DIALLED, Action, Barge, Listen, RingAgent, Whisper
+from config.schema import Action, Barge, DialOut, Listen, RingAgent, Whisper
+from config.values import MAX_DIALLED
+
+TEMPLATES = ("agent", "dial", "listen", "whisper", "barge")
+"""Keys of actions whose text may hold groups of the pattern."""
 
 MAX_PATTERN = 256
 MAX_PATHS = 300_000
@@ -67,6 +71,30 @@ class DialPlan:
         return None
 
 
+class NumberSet:
+    """Numbers that a list of the document means: exact ones, beginnings (`+254*`) and patterns (after `~`).
+
+    Raises:
+        PatternError: a pattern cannot be used (a loaded document has none such).
+    """
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        entries = tuple(entries)
+        self._patterns = tuple(compile_pattern(entry) for entry in entries if is_pattern(entry))
+        plain = [entry for entry in entries if not is_pattern(entry)]
+        self._beginnings = tuple(entry[:-1] for entry in plain if entry.endswith("*"))
+        self._exact = frozenset(entry for entry in plain if not entry.endswith("*"))
+
+    def __contains__(self, number: str) -> bool:
+        if len(number) > MAX_DIALLED:
+            return False
+        return (
+            number in self._exact
+            or number.startswith(self._beginnings)
+            or any(pattern.fullmatch(number) is not None for pattern in self._patterns)
+        )
+
+
 def is_pattern(number: str) -> bool:
     """Whether an entry of the document is a pattern rather than an exact number."""
     return number.startswith("~")
@@ -75,7 +103,9 @@ def is_pattern(number: str) -> bool:
 def template(action: Action) -> str | None:
     """The part of an action that may hold `\\1`, or None."""
     match action:
-        case RingAgent(agent=text) | Listen(listen=text) | Whisper(whisper=text) | Barge(barge=text):
+        case (
+            RingAgent(agent=text) | DialOut(dial=text) | Listen(listen=text) | Whisper(whisper=text) | Barge(barge=text)
+        ):
             return text
         case _:
             return None
@@ -92,7 +122,7 @@ def expand(action: Action, found: re.Match[str]) -> Action:
     if text is None or "\\" not in text:
         return action
     filled = _REFERENCE.sub(lambda reference: found[int(reference[1])] or "", text)
-    field = next(name for name in ("agent", "listen", "whisper", "barge") if name in type(action).model_fields)
+    field = next(name for name in TEMPLATES if name in type(action).model_fields)
     return action.model_copy(update={field: filled})
 
 

@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from config.numbers import PatternError, compile_pattern, is_pattern, references, template
+from config import trunk_references
+from config.numbers import TEMPLATES, PatternError, compile_pattern, is_pattern, references, template
 from config.problems import KeyPath, did_you_mean, shown
-from config.schema import MAX_DIALLED, Action, Document, PlayPrompt, Queue, ToQueue
+from config.schema import Action, DialOut, Document, PlayPrompt, Queue, ToQueue
+from config.values import MAX_DIALLED
 
 Finding = tuple[KeyPath, str, str]
 
@@ -27,6 +29,7 @@ def check(document: Document, base: Path) -> Iterator[Finding]:
     yield from _passwords(document)
     yield from _prompts(document, base)
     yield from _members(document)
+    yield from trunk_references.check(document)
     for number, action in document.numbers.items():
         yield from _number(document, number, action)
 
@@ -221,13 +224,16 @@ def _template(document: Document, path: KeyPath, action: Action, groups: int | N
     text = template(action)
     if text is None:
         return
-    key = next(name for name in ("agent", "listen", "whisper", "barge") if name in type(action).model_fields)
+    key = next(name for name in TEMPLATES if name in type(action).model_fields)
     used = references(text)
     if groups is None and used:
         yield (*path, key), "an exact number has no groups", 'write the agent\'s id, or begin the number with "~"'
     elif groups is not None and used and max(used) > groups:
         has = f"the pattern has {groups} group{'' if groups == 1 else 's'}"
         yield (*path, key), f"\\{max(used)} stands for nothing: {has}", "put brackets around the part you mean"
+    elif isinstance(action, DialOut):
+        if not document.routes:
+            yield (*path, key), "there are no routes to the outside", "add some under routes"
     elif not used:
         agents = {agent.id for agent in document.agents}
         if text not in agents:
@@ -253,6 +259,7 @@ def warnings(document: Document) -> Iterator[Finding]:
     for name in document.prompts:
         if name not in played and not is_path(name):
             yield ("prompts", name), f'nothing plays the prompt "{name}"', "remove it, or use it"
+    yield from trunk_references.unused(document)
     if not document.numbers:
         yield ("numbers",), "no number is configured: every call is refused", 'add one, like "500": {echo: true}'
 

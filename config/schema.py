@@ -18,33 +18,32 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     SecretStr,
     StrictBool,
-    StrictFloat,
     StrictInt,
     StrictStr,
-    StringConstraints,
     Tag,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-MAX_DIALLED = 64
-"""Longest dialled number that is looked at, in characters."""
-
-_DOMAIN = re.compile(
-    r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+from config.trunks import Country, Number, Route, Trunk
+from config.values import (
+    DOMAIN,
+    Address,
+    IpAddress,
+    Model,
+    Name,
+    Port,
+    Seconds,
+    address,
+    environment_secret,
 )
-_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _SIP_URI = re.compile(
     r"sip:[A-Za-z0-9\-_.!~*'()&=+$,;?/%]+@"
@@ -53,18 +52,7 @@ _SIP_URI = re.compile(
 )
 
 
-class Model(BaseModel):
-    """Frozen, and a key that is not listed is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-Name = Annotated[StrictStr, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", min_length=1, max_length=64)]
-"""An identity: letters, digits, dot, dash and underscore, 1–64 characters."""
-
-Seconds = Annotated[StrictFloat, Field(ge=0, le=86_400, allow_inf_nan=False)]
 SkillLevel = Annotated[StrictInt, Field(ge=1, le=100)]
-Port = Annotated[StrictInt, Field(ge=1, le=65_535)]
 
 
 # --- addresses ----------------------------------------------------------------------------
@@ -140,33 +128,6 @@ class Listener(Model):
         return f"{self.transport.value}:{host}:{self.port}"
 
 
-def _network(value: Any) -> IpNetwork:
-    if not isinstance(value, str):
-        raise ValueError("give an address or a network as text, like 192.0.2.10 or 192.0.2.0/24")
-    try:
-        return ipaddress.ip_network(value)
-    except ValueError:
-        pass
-    try:
-        wide = ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        raise ValueError(
-            f"{value!r} is not an address or a network; give one like 192.0.2.10 or 192.0.2.0/24"
-        ) from None
-    raise ValueError(f"{value!r} names an address and a network at once; write {wide} for the whole network")
-
-
-def _address(value: Any) -> IpAddress:
-    try:
-        return ipaddress.ip_address(value if isinstance(value, str) else "")
-    except ValueError:
-        raise ValueError(f"{value!r} is not an IP address; give one, like 192.0.2.10") from None
-
-
-Network = Annotated[IpNetwork, BeforeValidator(_network)]
-Address = Annotated[IpAddress, BeforeValidator(_address)]
-
-
 def _contact(value: Any) -> Any:
     match = _SIP_URI.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -177,10 +138,10 @@ def _contact(value: Any) -> Any:
             ipaddress.IPv6Address(host[1:-1])
         except ValueError:
             raise ValueError(f"{host} is not an IPv6 address; write one like sip:a0001@[2001:db8::20]:5060") from None
-    elif _DOMAIN.fullmatch(host) is None:
+    elif DOMAIN.fullmatch(host) is None:
         raise ValueError(f"{host!r} is not a host name or an IP address")
     elif re.fullmatch(r"[0-9.]+", host):
-        _address(host)
+        address(host)
     if match["port"] and not 1 <= int(match["port"]) <= 65_535:
         raise ValueError(f"{match['port']} is not a port; give a number from 1 to 65535")
     return value
@@ -249,12 +210,7 @@ class Password(Model):
 
     @classmethod
     def _from_environment(cls, name: Any, info: ValidationInfo) -> Any:
-        if not isinstance(name, str) or not _ENVIRONMENT_NAME.fullmatch(name):
-            raise ValueError("env wants the name of an environment variable, like {env: ADMIN_PASSWORD}")
-        environ: Mapping[str, str] = (info.context or {}).get("environ", {})
-        secret = environ.get(name, "")
-        if not secret:
-            raise ValueError(f"the environment variable {name} is not set; set it before starting murima")
+        secret = environment_secret(name, info)
         return {"env": name, "plain": secret}
 
     @field_validator("argon2id")
@@ -268,19 +224,12 @@ class Password(Model):
 # --- sections -----------------------------------------------------------------------------
 
 
-class Trunk(Model):
-    """A carrier or another switch, known by its addresses: no password is asked."""
-
-    name: Name
-    match: Annotated[tuple[Network, ...], Field(min_length=1)]
-    supervise: StrictBool = False
-
-
 class Sip(Model):
-    """SIP listeners and trunks."""
+    """SIP listeners and trunks. `trace_mb`: memory for recent messages, shown by `murima sip trace`; 0: none."""
 
     listen: Annotated[tuple[Listener, ...], Field(min_length=1)]
     trunks: tuple[Trunk, ...] = ()
+    trace_mb: Annotated[StrictInt, Field(ge=0, le=4096)] = 32
 
 
 class Media(Model):
@@ -448,6 +397,13 @@ class RingAgent(Action):
     record: StrictBool = False
 
 
+class DialOut(Action):
+    """Call a number outside, through the routes; `dial` may hold groups of the pattern as `\\1`."""
+
+    dial: StrictStr
+    record: StrictBool = False
+
+
 class Supervise(Action):
     """Join the call that an agent is in; the field that names the agent may hold groups as `\\1`."""
 
@@ -470,7 +426,7 @@ class Barge(Supervise):
     barge: StrictStr
 
 
-ACTION_KEYS = ("queue", "answer", "play", "echo", "agent", "listen", "whisper", "barge")
+ACTION_KEYS = ("queue", "answer", "play", "echo", "agent", "dial", "listen", "whisper", "barge")
 
 
 def _action_key(value: Any) -> str | None:
@@ -484,6 +440,7 @@ AnyAction = Annotated[
     | Annotated[PlayPrompt, Tag("play")]
     | Annotated[EchoBack, Tag("echo")]
     | Annotated[RingAgent, Tag("agent")]
+    | Annotated[DialOut, Tag("dial")]
     | Annotated[Listen, Tag("listen")]
     | Annotated[Whisper, Tag("whisper")]
     | Annotated[Barge, Tag("barge")],
@@ -503,6 +460,9 @@ class Document(Model):
         drain_s: how long a stopping engine waits for calls in progress.
         prompts: audio files by name; absolute after loading.
         numbers: what is dialled → what happens; see `config.numbers.DialPlan`.
+        country: where this system is: numbers without a country code belong there.
+        short_numbers: dialled as they are, like those of emergency services.
+        routes: how calls reach the outside.
     """
 
     domain: StrictStr
@@ -515,11 +475,14 @@ class Document(Model):
     agents: tuple[Agent, ...] = ()
     queues: tuple[Queue, ...] = ()
     numbers: Mapping[StrictStr, AnyAction] = Field(default_factory=dict)
+    country: Country | None = None
+    short_numbers: tuple[Number, ...] = ()
+    routes: tuple[Route, ...] = ()
 
     @field_validator("domain")
     @classmethod
     def _domain(cls, value: str) -> str:
-        if _DOMAIN.fullmatch(value) is None:
+        if DOMAIN.fullmatch(value) is None:
             raise ValueError("give a host name, like pbx.example.org")
         return value
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from config import schema
+from config import schema, trunks
 from config.loader import parse
 from tests.config.documents import folder
 
@@ -18,14 +18,15 @@ PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encod
 NO_KEYS = (schema.Endpoint, schema.Listener)
 MODELS = [
     model
-    for model in vars(schema).values()
+    for model in (*vars(schema).values(), *vars(trunks).values())
     if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields and model not in NO_KEYS
 ]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_every_key_is_described(model: type[BaseModel]) -> None:
-    for key in model.model_fields:
+    for name, field in model.model_fields.items():
+        key = field.alias or name
         if (model, key) != (schema.Password, "plain"):
             assert re.search(rf"`{key}`|[{{ ]{key}: ", PAGE), key
 

@@ -78,7 +78,7 @@ BROKEN = [
     ("{queue: bench}", "{queue: bensh}", 17, 'numbers["500"].queue', 'no queue has the id "bensh"',
      'did you mean "bench"?'),
     ("{queue: bench}", "{quue: bench}", 17, 'numbers["500"]', "no action is named",
-     "give one of queue, answer, play, echo, agent, listen, whisper, barge, like {queue: support}"),
+     "give one of queue, answer, play, echo, agent, dial, listen, whisper, barge, like {queue: support}"),
     ("{queue: bench}", "{queue: bench, record: true}", 17, 'numbers["500"].record', "this key is not known",
      "known keys: queue"),
     ("{answer: silence}", "{answer: musik}", 19, 'numbers["600"].answer', '"musik" is not possible here',
