@@ -11,6 +11,8 @@ from typing import Any
 
 Event = dict[str, Any]
 
+_UDP, _TCP = Path("/proc/net/udp"), Path("/proc/net/tcp")
+
 
 class PeerError(Exception):
     """A peer did not start, ended too early, or did not do what was expected in time."""
@@ -114,6 +116,24 @@ class PeerProcess:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
+
+    async def bound(self, address: str, port: int, transport: str = "udp", timeout_s: float = 10.0) -> None:
+        """Wait until somebody listens at the address and port.
+
+        Raises:
+            PeerError: the process ended first, or nobody does in time; with the end of the log.
+        """
+        local = f"{int.from_bytes(bytes(map(int, address.split('.'))), 'little'):08X}:{port:04X}"
+        table = _UDP if transport == "udp" else _TCP
+        wanted = f": {local} " if transport == "udp" else f": {local} 00000000:0000 0A"  # 0A: listening
+        try:
+            async with asyncio.timeout(timeout_s):
+                while wanted not in table.read_text():
+                    if not self.running:
+                        raise PeerError(f"{self.name} ended at start\n{self.tail()}")
+                    await asyncio.sleep(0.02)  # nothing tells when the port is bound
+        except TimeoutError:
+            raise PeerError(f"{self.name} did not bind {address}:{port}\n{self.tail()}") from None
 
     async def wait(self, timeout_s: float) -> int:
         """Wait for the end; returns the exit status.

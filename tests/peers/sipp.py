@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import signal
 from collections.abc import Mapping
@@ -86,6 +85,7 @@ class Sipp:
         self._remote = remote
         self._audio = audio
         self._timeout_s = timeout_s
+        self._transport = transport
         self._values = {
             "@audio@": str(folder / "audio.ulaw"),
             "@digits@": digits,
@@ -130,7 +130,7 @@ class Sipp:
         command = ["sipp", *remote, "-sf", "scenario.xml", *self._arguments]
         await self._process.start(command, folder=self.folder, environment=environment)
         if self._remote is None:
-            await self._bound()
+            await self._process.bound(self.address, self.port, self._transport)
         return self
 
     async def __aexit__(
@@ -144,15 +144,6 @@ class Sipp:
         samples, rate = load_wav(self._audio)
         assert rate == 8000, f"{self._audio} has {rate} Hz"
         (self.folder / "audio.ulaw").write_bytes(g711.encode(samples))
-
-    async def _bound(self) -> None:
-        """Wait until an agent's SIP port is bound."""
-        wanted = f"{int.from_bytes(bytes(map(int, self.address.split('.'))), 'little'):08X}:{self.port:04X}"
-        async with asyncio.timeout(5):
-            while wanted not in _sockets():
-                if self._process.returncode is not None:
-                    raise PeerError(f"sipp ended at start\n{self._process.tail()}")
-                await asyncio.sleep(0.02)  # nothing tells when the port is bound
 
     async def result(self) -> SippResult:
         """Wait until all calls are done.
@@ -190,10 +181,6 @@ class Sipp:
     async def vanish(self) -> None:
         """Drop off the network: no BYE, nothing."""
         await self._process.stop(with_signal=signal.SIGKILL)
-
-
-def _sockets() -> str:
-    return Path("/proc/net/udp").read_text() + Path("/proc/net/tcp").read_text()
 
 
 async def run_sipp(folder: Path, scenario: str, remote: str | None = None, **options: object) -> SippResult:
