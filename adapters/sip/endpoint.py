@@ -191,6 +191,21 @@ class Endpoint:
             self._run(tx, effects, now)
         return self._take()
 
+    def on_connection_lost(self, number: int, flows: Iterable[Flow], now: float) -> list[Effect]:
+        """A stream connection has ended.
+
+        Args:
+            number: `Flow.connection` of what came by it.
+            flows: of the messages that went out over it.
+            now: monotonic seconds.
+        """
+        for flow in flows:
+            for tx, effects in self._layer.on_flow_failed(flow, now):
+                self._run(tx, effects, now)
+        if self.registrar is not None:
+            self._announce(self.registrar.on_connection_lost(number))
+        return self._take()
+
     def deadline(self) -> float | None:
         """Monotonic seconds at which `on_time` is due at the latest, or None."""
         times = [self._layer.deadline(), self._schedule.next_at()]

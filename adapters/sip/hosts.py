@@ -58,13 +58,16 @@ class HostNames:
         return None if found is None or found[1] < self._loop.time() else found[0]
 
     def find(self, host: str, version: int, then: Found) -> None:
-        """Look a name up, and say what was found; None: nothing, which may be told at once.
+        """Look a name up, and say what was found; None: nothing.
 
         Args:
             host: the name.
             version: 4 or 6, as the listener that will send.
             then: gets the address.
         """
+        if host.lower().endswith(".invalid"):  # what browsers call themselves (RFC 7118 5.2, RFC 6761 6.4)
+            self._loop.call_soon(then, None)
+            return
         waiting = self._waiting.get(host)
         if waiting is not None:
             if len(waiting) < _WAITING:

@@ -35,6 +35,7 @@ class TransactionLayer:
         self._clients: dict[object, ClientTransaction] = {}
         self._servers: dict[object, ServerTransaction] = {}
         self._merged: dict[object, ServerTransaction] = {}
+        self._by_stream: dict[Flow, dict[ClientTransaction, None]] = {}  # so that a lost connection costs little
         self._schedule: Schedule[Transaction] = Schedule()
         self._limit = limit
 
@@ -102,6 +103,8 @@ class TransactionLayer:
         if not branch or tx.key in self._clients:
             raise UsageError("a request needs a branch of its own")
         self._clients[tx.key] = tx
+        if flow.reliable:
+            self._by_stream.setdefault(flow, {})[tx] = None
         return tx, self._settle(tx, tx.start())
 
     def find_client(self, response: Response) -> ClientTransaction | None:
@@ -129,7 +132,10 @@ class TransactionLayer:
 
     def on_flow_failed(self, flow: Flow, now: float) -> list[tuple[Transaction, list[Effect]]]:
         """Nothing can be sent there: end the transactions that wait for it."""
-        hit: list[Transaction] = [tx for tx in self._clients.values() if tx.flow == flow]
+        if flow.reliable:
+            hit: list[ClientTransaction] = list(self._by_stream.get(flow, ()))
+        else:
+            hit = [tx for tx in self._clients.values() if tx.flow == flow]
         return [(tx, self._settle(tx, tx.on_transport_error(now))) for tx in hit]
 
     def _settle(self, tx: Transaction, effects: list[Effect]) -> list[Effect]:
@@ -140,9 +146,19 @@ class TransactionLayer:
                     del self._merged[tx.merge_key]
             else:
                 self._clients.pop(tx.key, None)
+                if tx.flow.reliable:
+                    self._leave_stream(tx.flow, tx)
         else:
             self._schedule.update(tx)
         return effects
+
+
+    def _leave_stream(self, flow: Flow, tx: Transaction) -> None:
+        waiting = self._by_stream.get(flow)
+        if waiting is not None and isinstance(tx, ClientTransaction):
+            waiting.pop(tx, None)
+            if not waiting:
+                del self._by_stream[flow]
 
 
 def server_key(request: Request) -> object:

@@ -2,22 +2,30 @@
 
 Pure: requests that were already authenticated and the time go in, outcomes
 come out. A binding remembers the flow that its REGISTER came by, because that
-is the way through a NAT.
+is the way through a NAT; one that names a flow of its own (RFC 5626) is replaced
+by the next of the same phone and flow, and ends with the connection it needs.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from adapters.sip.errors import PeerError
-from adapters.sip.headers import NameAddr, parse_number
+from adapters.sip.headers import NameAddr, format_params, parse_number
 from adapters.sip.message import Request
 from adapters.sip.schedule import Schedule
 from adapters.sip.transaction import Flow
 from adapters.sip.uri import SipUri
 
 MAX_EXPIRES = 2**32 - 1
+MAX_REG_ID = 2**31 - 1
+
+_MAX_INSTANCE = 256  # characters
+_MAX_PATH = 8
+_Q = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,10 @@ class Binding:
         flow: where its REGISTER came from.
         expires_at: monotonic seconds.
         sip_call_id, cseq: of the REGISTER that set it.
+        q: preference among the phones of the user, 0 to 1 (RFC 3261 20.10).
+        instance: +sip.instance of the phone.
+        reg_id: number of its flow; None: the binding is no outbound flow (RFC 5626).
+        path: routes to the phone, in the order of our requests (RFC 3327).
     """
 
     user: str
@@ -48,8 +60,23 @@ class Binding:
     expires_at: float
     sip_call_id: str
     cseq: int
+    q: float = 1.0
+    instance: str | None = None
+    reg_id: int | None = None
+    path: tuple[str, ...] = ()
     live: bool = True
     scheduled_at: float | None = None
+
+    @property
+    def needs_connection(self) -> bool:
+        """Whether the phone can be reached over the connection of its REGISTER alone."""
+        flow = self.flow
+        if not flow.connection or self.path:
+            return False
+        if self.reg_id is not None or flow.transport in ("ws", "wss"):
+            return True
+        host = self.uri.host
+        return host != flow.host and (_is_address(host) or host.lower().endswith(".invalid"))
 
     def deadline(self) -> float | None:
         """When it runs out."""
@@ -64,6 +91,23 @@ class Reachability:
     reachable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a Contact asks for."""
+
+    uri: SipUri
+    expires_s: int
+    q: float
+    instance: str | None
+    reg_id: int | None
+
+    def replaces(self, binding: Binding) -> bool:
+        """Whether it is about this binding (RFC 3261 10.3 step 7, RFC 5626 6)."""
+        if self.reg_id is not None and binding.reg_id is not None:
+            return (self.instance, self.reg_id) == (binding.instance, binding.reg_id)
+        return binding.uri.equivalent(self.uri)
+
+
 class IntervalTooBriefError(PeerError):
     """423: the answer names the shortest time allowed in Min-Expires."""
 
@@ -75,21 +119,24 @@ class Registrar:
         self.limits = limits or RegistrarLimits()
         self._bindings: dict[str, list[Binding]] = {}
         self._count = 0
+        self._by_connection: dict[int, set[str]] = {}
         self._schedule: Schedule[Binding] = Schedule()
 
     def __len__(self) -> int:
         return self._count
 
     def bindings(self, user: str) -> list[Binding]:
-        """Current bindings, the one registered or refreshed last first."""
-        return list(reversed(self._bindings.get(user, ())))
+        """Current bindings: the highest q first, among equals the one registered or refreshed last."""
+        latest_first = self._bindings.get(user, [])[::-1]
+        return sorted(latest_first, key=lambda binding: -binding.q) if len(latest_first) > 1 else latest_first
 
     def register(self, request: Request, user: str, flow: Flow, now: float) -> list[Reachability]:
         """Carry out a REGISTER as a whole or not at all.
 
         Raises:
             PeerError: to be answered with its status: 400 malformed, 423 too
-                brief, 500 out of order, 503 too many bindings.
+                brief, 439 a proxy between us keeps no flows, 500 out of order,
+                503 too many bindings.
         """
         contacts = request.contacts
         mine = self._bindings.get(user, [])
@@ -101,30 +148,41 @@ class Registrar:
                 _check_order(binding, call_id, cseq, request)
             return self._replace(user, [])
         fresh = list(mine)
-        wanted: list[tuple[SipUri, int, Binding | None]] = []
+        path = _path(request)
+        wanted: list[tuple[_Wanted, Binding | None]] = []
         for contact in contacts:
             uri = contact.uri
-            if not isinstance(uri, SipUri) or uri.scheme != "sip" or any(uri.equivalent(w[0]) for w in wanted):
+            if (
+                not isinstance(uri, SipUri)
+                or uri.scheme == "tel"
+                or any(uri.equivalent(other.uri) for other, _ in wanted)
+            ):
                 raise PeerError("Contact is repeated or not a SIP URI", message=request)
-            old = next((b for b in fresh if b.uri.equivalent(uri)), None)
-            if old is not None:
+            asked = _Wanted(uri, self._expires(request, contact), _q(contact), *_outbound(request, contact, path))
+            replaced = [b for b in fresh if asked.replaces(b)]
+            for old in replaced:
                 _check_order(old, call_id, cseq, request)
                 fresh.remove(old)
-            wanted.append((uri, self._expires(request, contact), old))
-        kept = sum(expires_s > 0 for _, expires_s, _ in wanted)
+            wanted.append((asked, replaced[0] if replaced else None))
+        if len(wanted) > 1 and any(asked.reg_id is not None and asked.expires_s for asked, _ in wanted):
+            raise PeerError("a flow registers one Contact (RFC 5626 6)", message=request)
+        kept = sum(asked.expires_s > 0 for asked, _ in wanted)
         # The oldest go: a phone that comes back at another port each time must not shut itself out.
         del fresh[: max(0, len(fresh) + kept - self.limits.per_user)]
         growth = len(fresh) + kept - len(mine)
         if kept > self.limits.per_user or (growth > 0 and self._count + growth > self.limits.total):
             raise PeerError("too many bindings", status=503, message=request)
-        for uri, expires_s, old in wanted:
-            if expires_s == 0:
+        for asked, known in wanted:
+            if asked.expires_s == 0:
                 continue
-            binding = old or Binding(user, uri, flow, 0.0, call_id, cseq)
-            binding.uri, binding.flow, binding.expires_at = uri, flow, now + expires_s
-            binding.sip_call_id, binding.cseq = call_id, cseq
+            binding = known or Binding(user, asked.uri, flow, 0.0, call_id, cseq)
+            binding.uri, binding.flow, binding.expires_at = asked.uri, flow, now + asked.expires_s
+            binding.sip_call_id, binding.cseq, binding.q = call_id, cseq, asked.q
+            binding.instance, binding.reg_id, binding.path = asked.instance, asked.reg_id, path
             fresh.append(binding)
             self._schedule.update(binding)
+            if flow.connection:
+                self._by_connection.setdefault(flow.connection, set()).add(user)
         events = self._replace(user, fresh) if contacts else []
         # A refresh is news, too: the phone may have been given up meanwhile.
         return events if events or not kept else [Reachability(user, reachable=True)]
@@ -150,7 +208,17 @@ class Registrar:
 
     def contact_values(self, user: str, now: float) -> list[str]:
         """Contact values for the 200: each binding with the seconds it has left."""
-        return [f"<{b.uri}>;expires={max(1, round(b.expires_at - now))}" for b in self._bindings.get(user, ())]
+        return [_contact_value(binding, now) for binding in self._bindings.get(user, ())]
+
+    def on_connection_lost(self, number: int) -> list[Reachability]:
+        """The connection of that number has ended: drop what needs it; other phones can still be called."""
+        events: list[Reachability] = []
+        for user in self._by_connection.pop(number, ()):
+            mine = self._bindings.get(user, [])
+            left = [b for b in mine if b.flow.connection != number or not b.needs_connection]
+            if len(left) < len(mine):
+                events += self._replace(user, left)
+        return events
 
     def keep_only(self, users: Collection[str]) -> list[Reachability]:
         """Drop the bindings of all users but these (they were removed from the configuration)."""
@@ -201,3 +269,79 @@ def _check_order(binding: Binding, call_id: str, cseq: int, request: Request) ->
     """A request of the same phone must be newer than the one that set the binding (RFC 3261 10.3 step 7)."""
     if binding.sip_call_id == call_id and cseq <= binding.cseq:
         raise PeerError("REGISTER out of order", status=500, message=request)
+
+
+def is_outbound(request: Request) -> bool:
+    """Whether a REGISTER that succeeded has set up a flow of RFC 5626."""
+    return _supports(request, "outbound") and any(_reg_id(contact) is not None for contact in request.contacts)
+
+
+def _outbound(request: Request, contact: NameAddr, path: tuple[str, ...]) -> tuple[str | None, int | None]:
+    """Instance and flow number of a Contact; the number only where the whole way supports it (RFC 5626 6)."""
+    instance = contact.params.get("+sip.instance")
+    if instance is not None and len(instance) > _MAX_INSTANCE:
+        raise PeerError("overlong instance", message=request)
+    reg_id = _reg_id(contact)
+    if reg_id is None or not _supports(request, "outbound"):
+        return instance, None
+    if len(request.get_all("via")) > 1 and (not path or "ob" not in _uri_params(path[-1])):
+        raise PeerError("the first hop keeps no flows", status=439, message=request)
+    return instance, reg_id
+
+
+def _reg_id(contact: NameAddr) -> int | None:
+    value = contact.params.get("reg-id")
+    if value is None or contact.params.get("+sip.instance") is None:
+        return None
+    try:
+        return parse_number(value, MAX_REG_ID) or None
+    except PeerError:
+        return None
+
+
+def _supports(request: Request, tag: str) -> bool:
+    return any(item.lower() == tag for item in request.get_all("supported"))
+
+
+def _path(request: Request) -> tuple[str, ...]:
+    """The Path values, from us to the phone (RFC 3327 5.3)."""
+    if not request.has("path"):
+        return ()
+    values = request.get_all("path")
+    if len(values) > _MAX_PATH:
+        raise PeerError("overlong Path", message=request)
+    for value in values:
+        if not isinstance(NameAddr.parse(value).uri, SipUri):
+            raise PeerError("Path is not a SIP URI", message=request)
+    return tuple(values)
+
+
+def _uri_params(value: str) -> Collection[str]:
+    uri = NameAddr.parse(value).uri
+    return uri.params if isinstance(uri, SipUri) else ()
+
+
+def _q(contact: NameAddr) -> float:
+    value = contact.params.get("q")
+    if not value or not _Q.fullmatch(value):
+        return 1.0
+    return float(value)
+
+
+def _contact_value(binding: Binding, now: float) -> str:
+    params: dict[str, str | None] = {"expires": str(max(1, round(binding.expires_at - now)))}
+    if binding.q != 1.0:
+        params["q"] = f"{binding.q:.3f}".rstrip("0").rstrip(".")
+    if binding.instance is not None:
+        params["+sip.instance"] = binding.instance
+    if binding.reg_id is not None:
+        params["reg-id"] = str(binding.reg_id)
+    return f"<{binding.uri}>{format_params(params)}"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -8,6 +8,7 @@ from enum import Enum
 from adapters.sip.errors import PeerError
 from adapters.sip.message import MAX_MESSAGE, Request, parse_message
 
+PING = b"\r\n\r\n"
 PONG = b"\r\n"
 
 _LINE_ENDS = re.compile(rb"[\r\n]*+")
@@ -64,6 +65,11 @@ class StreamFramer:
             if not complete:
                 raise
         return complete
+
+    @property
+    def held(self) -> int:
+        """Bytes of a message that is not complete yet."""
+        return len(self._buffer)
 
     @property
     def fault(self) -> PeerError | None:

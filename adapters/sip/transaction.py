@@ -351,6 +351,7 @@ class InviteClientTransaction(ClientTransaction):
         (State.PROCEEDING, Kind.SUCCESS): (State.ACCEPTED, (pass_up, start_m)),
         (State.PROCEEDING, Kind.FAILURE): (State.COMPLETED, (stop_timers, send_ack, pass_up, start_d)),
         (State.PROCEEDING, Kind.TIMEOUT): _CLIENT_TIMED_OUT,  # after a CANCEL, see give_up_at
+        (State.PROCEEDING, Kind.TRANSPORT_ERROR): _CLIENT_FAILED,  # the connection to a phone that rang is lost
         (State.ACCEPTED, Kind.SUCCESS): (State.ACCEPTED, (pass_up,)),  # a repeated 2xx must be ACKed again
         (State.ACCEPTED, Kind.TIMEOUT): _GONE,
         (State.COMPLETED, Kind.FAILURE): (State.COMPLETED, (send_ack,)),

@@ -10,23 +10,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
+from typing import NamedTuple
 
-from adapters.sip.connections import Connection, ConnectionLimits, Connections
+from adapters.sip.connections import Connection, ConnectionLimits, Connections, KeepAliveTimes, Link
 from adapters.sip.datagrams import Datagrams
 from adapters.sip.endpoint import Effect, Endpoint, Event
 from adapters.sip.errors import PeerError
 from adapters.sip.hosts import HostNames
+from adapters.sip.trace import SipTrace
 from adapters.sip.transaction import Flow, Send
+from adapters.sip.websocket import WebSocketLink
 
 log = logging.getLogger("murima.sip")
 
 _REMEMBERED_HOSTS = 4096
 _FAULT_LOG_INTERVAL_S = 1.0
+_BACKLOG = 1024
+_ACCEPT_PAUSE_S = 0.5  # no descriptors left: some will be given back
+_TCP_FAILED_S = 600.0  # how long requests too large for UDP go by UDP where no TCP was heard
+_WAITING_TO_CONNECT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +52,31 @@ class SipTransport:
 
     Args:
         limits: for stream connections.
+        keep_alive: for connections of ours.
 
     Attributes:
         counters: what was dropped, by reason.
         hosts: finds the addresses of host names.
+        trace: keeps what comes and goes; None: nothing does.
     """
 
-    def __init__(self, limits: ConnectionLimits | None = None) -> None:
+    def __init__(self, limits: ConnectionLimits | None = None, keep_alive: KeepAliveTimes | None = None) -> None:
         self.counters: Counter[str] = Counter()
+        self.trace: SipTrace | None = None
         self._owner: Callable[[Event], None] = _nobody
         self._loop = asyncio.get_running_loop()
         self.clock: Callable[[], float] = self._loop.time
         self._endpoint: Endpoint | None = None
         self._listeners: list[_Listener] = []
         self._udp: dict[int, asyncio.DatagramTransport] = {}
-        self._servers: list[asyncio.Server] = []
+        self._accepting: list[socket.socket] = []
+        self._tls_client: Callable[[], ssl.SSLContext] | None = None
         self.hosts = HostNames(self.counters)
-        self._connections = Connections(self, limits or ConnectionLimits())
-        self._connecting: dict[tuple[str, int], list[tuple[Flow, bytes]]] = {}
+        self._connections = Connections(
+            self, limits or ConnectionLimits(), keep_alive or KeepAliveTimes(), self._is_trunk
+        )
+        self._connecting: dict[_Target, list[tuple[Flow, bytes]]] = {}
+        self._without_tcp: dict[tuple[str, int], float] = {}
         self._local_addresses: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None
@@ -75,6 +90,10 @@ class SipTransport:
         owner: Callable[[Event], None],
         udp: Sequence[socket.socket],
         tcp: Sequence[socket.socket],
+        tls: Sequence[socket.socket] = (),
+        *,
+        tls_server: ssl.SSLContext | None = None,
+        tls_client: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         """Serve an endpoint.
 
@@ -83,6 +102,10 @@ class SipTransport:
             owner: gets the endpoint's events, at once and in order.
             udp: bound sockets; they belong to us from now on.
             tcp: bound or listening sockets; likewise.
+            tls: the same, for TLS.
+            tls_server: for connections of peers; needed with `tls`.
+            tls_client: gives the context for a connection of ours; needed to open any over TLS.
+                The names of peers are compared here (RFC 5922), not by the context.
         """
         self._endpoint = endpoint
         self._owner = owner
@@ -91,38 +114,72 @@ class SipTransport:
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
             transport, _ = await self._loop.create_datagram_endpoint(partial(Datagrams, self, index), sock=sock)
             self._udp[index] = transport
-        for sock in tcp:
-            index = self._add_listener("tcp", sock)
-            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-            self._servers.append(
-                await self._loop.create_server(partial(Connection, self._connections, index), sock=sock)
-            )
+        self._tls_client = tls_client
+        for kind, context, sockets in (("tcp", None, tcp), ("tls", tls_server, tls)):
+            for sock in sockets:
+                if kind == "tls" and context is None:
+                    raise ValueError("a TLS listener needs a certificate")
+                index = self._add_listener(kind, sock)
+                sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+                sock.listen(_BACKLOG)
+                self._accepting.append(sock)
+                self._spawn(self._accept(sock, index, kind, context))
+
+    def serve_web(self, host: str, port: int, *, secure: bool) -> None:
+        """Take WebSockets (`on_web_socket`) of the HTTP server that listens here; WSS if `secure`."""
+        address = ip_address(host)
+        transport = "wss" if secure else "ws"
+        self._listeners.append(
+            _Listener(transport, host, port, address.is_loopback, address.is_unspecified, address.version)
+        )
+
+    def on_web_socket(
+        self, peer: tuple[str, int], send: Callable[[bytes], None], close: Callable[[], None]
+    ) -> WebSocketLink | None:
+        """A WebSocket was opened (RFC 7118).
+
+        Args:
+            peer: address and port of the client.
+            send: puts one message into a frame, at once.
+            close: ends the WebSocket.
+
+        Returns:
+            What is to be told of its messages and its end; None: it is to be refused (503).
+        """
+        index = next((at for at, item in enumerate(self._listeners) if item.transport in ("ws", "wss")), None)
+        if index is None or not self._connections.admit(peer[0]):
+            return None
+        link = WebSocketLink(self._connections, self._listeners[index].transport, index, peer, send, close)
+        return link if link.number else None
 
     async def close(self) -> None:
         """Stop listening and close everything."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for server in self._servers:
-            server.close()
         self._connections.close()
         for transport in self._udp.values():
             transport.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for sock in self._accepting:
+            sock.close()
         await self.hosts.close()
         await asyncio.sleep(0)  # lets the transports close their sockets
 
     @property
     def connections(self) -> int:
-        """How many TCP connections are open."""
+        """How many connections are open, WebSockets included."""
         return len(self._connections)
 
     # --- Network --------------------------------------------------------------------------
 
     def local(self, flow: Flow) -> tuple[str, int]:
         listener = self._listeners[flow.local]
+        if listener.transport != flow.transport:  # a dialog that goes on over another transport
+            found = self.route(flow.transport, flow.host, flow.port)
+            listener = listener if found is None else self._listeners[found.local]
         if not listener.wildcard:
             return listener.host, listener.port
         return self._address_towards(flow.host, listener.version), listener.port
@@ -171,9 +228,14 @@ class SipTransport:
 
     def send(self, flow: Flow, data: bytes) -> None:
         """Put bytes on the wire; failures come back to the endpoint."""
-        connection = self._connections.get(flow.connection)
-        if connection is not None:  # whatever name its owner gave in Contact
-            connection.write(data)
+        if self.trace is not None:
+            self.trace.on_sent(flow, data)
+        link = self._connections.get(flow.connection) if flow.connection else None
+        if link is not None:  # whatever name its owner gave in Contact
+            self._write(link, flow, data)
+            return
+        if flow.transport in ("ws", "wss"):  # only the client opens these
+            self._unsendable(flow)
             return
         address = flow.host if self.hosts.is_literal(flow.host) else self.hosts.known(flow.host)
         if address is None:
@@ -197,11 +259,16 @@ class SipTransport:
                 except ValueError:  # uvloop, for an address of the other family or with a strange zone
                     self._unsendable(flow)
             return
-        connection = self._connections.towards(address, flow.port)
-        if connection is not None:
-            connection.write(data)
+        target = _Target(flow.transport, address, flow.port, _domain(flow))
+        link = self._connections.towards(*target)
+        if link is not None:
+            self._write(link, flow, data)
         else:
-            self._connect(flow, address, data)
+            self._connect(target, flow, data)
+
+    def _write(self, link: Link, flow: Flow, data: bytes) -> None:
+        self._connections.used(link, flow)
+        link.write(data)
 
     def _unsendable(self, flow: Flow) -> None:
         self.counters["sip_unsendable_total"] += 1
@@ -229,6 +296,8 @@ class SipTransport:
 
     def on_message(self, data: bytes, flow: Flow) -> None:
         """One datagram or framed message."""
+        if self.trace is not None:
+            self.trace.on_received(flow, data)
         if self._endpoint is not None and not self._closed:
             self._guarded(self._endpoint.on_message, data, flow, self._loop.time())
 
@@ -251,30 +320,94 @@ class SipTransport:
 
     # --- connections ----------------------------------------------------------------------
 
-    def _connect(self, flow: Flow, address: str, data: bytes) -> None:
-        waiting = self._connecting.setdefault((address, flow.port), [])
-        if len(waiting) < 1000:
+    async def _accept(
+        self, listener: socket.socket, index: int, transport: str, context: ssl.SSLContext | None
+    ) -> None:
+        """Take connections of peers; each is counted before its TLS handshake."""
+        while True:
+            try:
+                sock, peer = await self._loop.sock_accept(listener)
+            except OSError:
+                self.counters["sip_accepts_failed_total"] += 1
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            address = str(peer[0])
+            if not self._connections.admit(address):
+                sock.close()
+                continue
+            self._spawn(self._take(sock, Connection(self._connections, transport, index, admitted=address), context))
+
+    async def _take(self, sock: socket.socket, connection: Connection, context: ssl.SSLContext | None) -> None:
+        limit_s = None if context is None else self._connections.limits.handshake_s
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: connection, sock, ssl=context, ssl_handshake_timeout=limit_s
+            )
+        except (OSError, TimeoutError, ValueError):
+            self.counters["sip_handshakes_failed_total"] += 1
+            connection.close()
+            sock.close()
+
+    def _connect(self, target: _Target, flow: Flow, data: bytes) -> None:
+        waiting = self._connecting.setdefault(target, [])
+        if len(waiting) < _WAITING_TO_CONNECT:
             waiting.append((flow, data))
         if len(waiting) == 1:
-            self._spawn(self._open((address, flow.port), flow.local))
+            self._spawn(self._open(target, flow.local))
 
-    async def _open(self, peer: tuple[str, int], local: int) -> None:
+    async def _open(self, target: _Target, local: int) -> None:
+        connection = await self._opened(target, local)
+        waiting = self._connecting.pop(target)
+        if connection is None or not connection.usable:
+            self.counters["sip_connects_failed_total"] += 1
+            for failed in {flow for flow, _ in waiting}:
+                self._unreachable(failed)
+            return
+        for flow, data in waiting:
+            self._write(connection, flow, data)
+
+    async def _opened(self, target: _Target, local: int) -> Connection | None:
+        """A connection of ours; None if it cannot be had."""
         listener = self._listeners[local]
+        context = None
+        if target.transport == "tls":
+            if self._tls_client is None:
+                return None
+            context = self._tls_client()
+        limits = self._connections.limits
+        connection = Connection(self._connections, target.transport, local, domain=target.domain)
         try:
-            async with asyncio.timeout(self._connections.limits.connect_s):
-                _, connection = await self._loop.create_connection(
-                    partial(Connection, self._connections, local),
-                    *peer,
+            async with asyncio.timeout(limits.connect_s):
+                await self._loop.create_connection(
+                    lambda: connection,
+                    target.address,
+                    target.port,
+                    ssl=context,
+                    server_hostname=target.domain if context is not None else None,
                     # Peers may know us by the address we listen at.
                     local_addr=None if listener.wildcard else (listener.host, 0),
                 )
         except (OSError, TimeoutError, ValueError):
-            self.counters["sip_connects_failed_total"] += 1
-            for failed in {flow for flow, _ in self._connecting.pop(peer)}:
-                self._unreachable(failed)
-            return
-        for _, data in self._connecting.pop(peer):
-            connection.write(data)
+            if target.transport == "tcp":
+                self._note_without_tcp(target.address, target.port)
+            return None
+        return connection
+
+    def _note_without_tcp(self, address: str, port: int) -> None:
+        if len(self._without_tcp) >= _REMEMBERED_HOSTS:
+            self._without_tcp.clear()
+        self._without_tcp[address, port] = self._loop.time() + _TCP_FAILED_S
+
+    def on_connection_lost(self, number: int, flows: list[Flow]) -> None:
+        """A connection has ended: what waits for answers on it need not wait any longer."""
+        self._loop.call_soon(self._lost, number, flows)
+
+    def _lost(self, number: int, flows: list[Flow]) -> None:
+        if self._endpoint is not None and not self._closed:
+            self._guarded(self._endpoint.on_connection_lost, number, flows, self._loop.time())
+
+    def _is_trunk(self, address: str) -> bool:
+        return self._endpoint is not None and self._endpoint.policy.trunk_at(address) is not None
 
     def _unreachable(self, flow: Flow) -> None:
         if self._endpoint is not None and not self._closed:
@@ -294,6 +427,20 @@ class SipTransport:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class _Target(NamedTuple):
+    """Where a connection leads: as `Connections.towards` wants it."""
+
+    transport: str
+    address: str
+    port: int
+    domain: str
+
+
+def _domain(flow: Flow) -> str:
+    """What the certificate of a peer must be for."""
+    return (flow.domain or flow.host) if flow.transport == "tls" else ""
 
 
 def _nobody(_: Event) -> None:

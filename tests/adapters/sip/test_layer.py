@@ -17,6 +17,7 @@ from adapters.sip.transaction import Flow, Send
 from adapters.sip.uri import SipUri
 
 UDP = Flow("udp", 0, "192.0.2.1", 5060)
+WS = Flow("ws", 2, "192.0.2.1", 40000, 7)
 TCP = Flow("tcp", 1, "192.0.2.1", 40000, 9)
 
 
@@ -130,7 +131,11 @@ def test_schedule_fires_what_is_due_and_nothing_else(changes: list[tuple[int, in
         ("sip:a@192.0.2.7:5070;transport=TCP", ("tcp", "192.0.2.7", 5070)),
         ("sip:a@h;maddr=192.0.2.8", ("udp", "192.0.2.8", 5060)),
         ("sip:a@[2001:db8::1]:5062", ("udp", "2001:db8::1", 5062)),
-        ("sips:a@192.0.2.7", None),
+        ("sips:a@192.0.2.7", ("tls", "192.0.2.7", 5061)),
+        ("sips:a@192.0.2.7;transport=tcp", ("tls", "192.0.2.7", 5061)),
+        ("sips:a@192.0.2.7;transport=udp", None),
+        ("sip:a@192.0.2.7;transport=tls", ("tls", "192.0.2.7", 5061)),
+        ("sip:a@h.invalid;transport=ws", ("ws", "h.invalid", 80)),
         ("tel:+49301", None),
         ("sip:a@h;transport=sctp", None),
     ],
@@ -152,7 +157,10 @@ def test_destination_of_a_uri(uri: str, expected: tuple[str, str, int] | None) -
         # TCP: the connection as long as it lasts, else the Contact.
         ("sip:a@10.0.0.5:5062;transport=tcp", TCP, "10.0.0.5", Flow("tcp", 1, "10.0.0.5", 5062, 9)),
         ("sip:a@192.0.2.1:5070;transport=tcp", UDP, "192.0.2.1", Flow("tcp", 0, "192.0.2.1", 5070)),
-        ("sips:a@192.0.2.1", UDP, "192.0.2.1", UDP),
+        ("sips:a@192.0.2.1", UDP, "192.0.2.1", Flow("tls", 0, "192.0.2.1", 5061)),
+        ("sips:a@192.0.2.1;transport=udp", UDP, "192.0.2.1", UDP),
+        # A browser: only its WebSocket leads there.
+        ("sip:a@x.invalid;transport=ws", WS, "x.invalid", Flow("ws", 2, "x.invalid", 80, 7)),
     ],
 )
 def test_next_flow(target: str, source: Flow, sent_by: str, expected: Flow) -> None:
