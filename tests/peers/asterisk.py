@@ -42,7 +42,7 @@ _MODULES = (
     *("app_dial", "app_echo", "app_mixmonitor", "app_playback", "app_senddtmf", "app_transfer", "app_verbose"),
     *("bridge_builtin_features", "bridge_native_rtp", "bridge_simple"),
     *("chan_pjsip", "codec_alaw", "codec_g722", "codec_ulaw", "codec_resample", "format_pcm", "format_wav"),
-    *("func_callerid", "func_channel", "func_logic", "pbx_config"),
+    *("func_callerid", "func_channel", "func_strings", "pbx_config"),
     *("res_crypto", "res_pjproject", "res_pjsip", "res_pjsip_authenticator_digest", "res_pjsip_caller_id"),
     *("res_pjsip_diversion", "res_pjsip_dtmf_info", "res_pjsip_endpoint_identifier_ip"),
     *("res_pjsip_endpoint_identifier_user", "res_pjsip_header_funcs", "res_pjsip_logger", "res_pjsip_nat"),
@@ -165,7 +165,7 @@ bind_rtp_to_media_address = yes
 _DIALPLAN = """\
 [murima]
 exten => talk,1,Answer()
- same => n,MixMonitor({folder}/mixed.wav,r({folder}/heard.wav))
+ same => n,MixMonitor({folder}/mixed-${{FILTER(0-9,${{CHANNEL}})}}.wav,r({folder}/heard-${{FILTER(0-9,${{CHANNEL}})}}.wav))
  same => n,{play}
  same => n,Wait(120)
 exten => early,1,Progress()
@@ -391,13 +391,19 @@ class Asterisk:
     async def expect(self, kind: str | tuple[str, ...], timeout_s: float = 10.0, **fields: object) -> Event:
         return await self.events.expect(kind, timeout_s, **fields)
 
-    async def heard(self) -> Samples:
-        """Return what the last call that came to `talk` brought in; 8 kHz. Call it after the hangup event."""
-        path = self.folder / "heard.wav"
+    async def heard(self, call: int = -1) -> Samples:
+        """Return what a call that came to `talk` brought in; 8 kHz. Call it after the hangup event.
+
+        Args:
+            call: which one of all that came there, in order; by default the last one.
+        """
         async with asyncio.timeout(5):
-            while not _is_complete(path):  # noqa: ASYNC110 - a thread of Asterisk completes it after the call
-                await asyncio.sleep(0.02)
-        samples, rate = load_wav(path)
+            while True:
+                paths = sorted(self.folder.glob("heard-*.wav"))
+                if paths and _is_complete(paths[call]):
+                    break
+                await asyncio.sleep(0.02)  # a thread of Asterisk completes the file after the call
+        samples, rate = load_wav(paths[call])
         assert rate == 8000
         return samples
 
@@ -419,8 +425,6 @@ class Asterisk:
 
 def _is_complete(path: Path) -> bool:
     """Tell whether the header of a WAV file knows the length."""
-    if not path.exists():
-        return False
     with path.open("rb") as file:
         return int.from_bytes(file.read(44)[40:], "little") > 0
 
