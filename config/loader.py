@@ -34,6 +34,7 @@ from config.schema import (
     User,
     Whisper,
 )
+from config.tls import HttpTls, NamedCertificate, SipTls
 from config.trunks import CallerId, Credentials, Gateway, Registration, Route, RouteTrunk, Trunk, When
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
@@ -41,6 +42,8 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "trunks": Trunk,
     "media": Media,
     "http": Http,
+    "tls": SipTls,
+    "certificates": NamedCertificate,
     "users": User,
     "agents": Agent,
     "queues": Queue,
@@ -54,6 +57,8 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "routes": Route,
     "when": When,
 }
+# The same key under another section.
+_ELSEWHERE: Mapping[tuple[str, str], type[BaseModel]] = {("routes", "trunks"): RouteTrunk, ("http", "tls"): HttpTls}
 _ACTIONS: Mapping[str, type[BaseModel]] = dict(
     zip(
         ACTION_KEYS,
@@ -73,6 +78,12 @@ _EXAMPLES: Mapping[str, str] = {
     "ports": "ports: [20000, 29999]",
     "http": 'http: {listen: "127.0.0.1:8080"}',
     "http.listen": 'listen: "127.0.0.1:8080"',
+    "tls": "tls: {certificate: tls/cert.pem, key: tls/key.pem}",
+    "certificate": "certificate: tls/cert.pem",
+    "key": "key: tls/key.pem",
+    "names": "names: [sip.example.org]",
+    "certificates": "certificates: [{names: [sip.example.org], certificate: tls/sip.pem, key: tls/sip.key}]",
+    "origins": 'origins: ["https://desk.example.org"]',
     "prompts": "prompts: {welcome: prompts/welcome.wav}",
     "users": 'users: [{username: admin, password: "…", role: administrator}]',
     "agents": 'agents: [{id: a0001, password: "…"}]',
@@ -185,7 +196,7 @@ def parse(content: str, *, base: Path, path: Path | None = None, environ: Mappin
     if problems:
         raise ConfigurationError(path, problems)
     warnings = sorted(
-        _locate(references.warnings(document), source), key=lambda warning: (warning.line, warning.column)
+        _locate(references.warnings(document, base), source), key=lambda warning: (warning.line, warning.column)
     )
     return Loaded(references.resolve_paths(document, base), content, path, tuple(warnings))
 
@@ -232,7 +243,7 @@ def _walk(loc: tuple[Key, ...]) -> tuple[KeyPath, type[BaseModel] | None, bool]:
         elif step == "then":
             tags, model = 2, None
         elif path[0] != "numbers" and path[:-1] != ["prompts"]:
-            model = RouteTrunk if step == "trunks" and path[0] == "routes" else _SECTIONS.get(step)
+            model = _ELSEWHERE.get((str(path[0]), step)) or _SECTIONS.get(step)
     return tuple(path), parents[-1] if parents else Document, False
 
 

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from config import trunk_references
+from config import certificates, trunk_references
 from config.numbers import TEMPLATES, PatternError, compile_pattern, is_pattern, references, template
 from config.problems import KeyPath, did_you_mean, shown
-from config.schema import Action, DialOut, Document, PlayPrompt, Queue, ToQueue
+from config.schema import Action, DialOut, Document, Listener, PlayPrompt, Queue, ToQueue
 from config.values import MAX_DIALLED
 
 Finding = tuple[KeyPath, str, str]
@@ -30,17 +30,18 @@ def check(document: Document, base: Path) -> Iterator[Finding]:
     yield from _prompts(document, base)
     yield from _members(document)
     yield from trunk_references.check(document)
+    yield from certificates.check(document, base)
     for number, action in document.numbers.items():
         yield from _number(document, number, action)
 
 
 def resolve_paths(document: Document, base: Path) -> Document:
-    """Make prompt paths absolute, and a path given as music or prompt a prompt of that name."""
+    """Make paths absolute, and a path given as music or prompt a prompt of that name."""
     prompts = {name: _absolute(base, path) for name, path in document.prompts.items()}
     for name, _ in _played(document):
         if name not in prompts and is_path(name):
             prompts[name] = _absolute(base, Path(name))
-    return document.model_copy(update={"prompts": prompts})
+    return certificates.resolve(document.model_copy(update={"prompts": prompts}), base)
 
 
 def is_path(name: str) -> bool:
@@ -76,15 +77,20 @@ def _duplicates(document: Document) -> Iterator[Finding]:
             message = f'"{user.username}" is also the id of an agent, and agents log in by id'
             yield ("users", index, "username"), message, "give another"
     seen: dict[str, int] = {}
+    streams: dict[tuple[str, int], Listener] = {}
     for index, listener in enumerate(document.sip.listen):
         if str(listener) in seen:
             yield ("sip", "listen", index), f"{listener} stands twice", "remove one of the two"
         seen[str(listener)] = index
-        if listener.transport == "tcp" and (listener.host, listener.port) == (
-            document.http.listen.host,
-            document.http.listen.port,
-        ):
+        if listener.transport == "udp":
+            continue
+        address = (listener.host, listener.port)
+        if address == (document.http.listen.host, document.http.listen.port):
             yield ("http", "listen"), f"{document.http.listen} is already used by SIP over TCP", "give another port"
+        if address in streams and listener.transport != streams[address].transport:
+            message = f"{streams[address]} is on the same port, and TLS travels on TCP"
+            yield ("sip", "listen", index), message, "give another port, like 5061"
+        streams.setdefault(address, listener)
     networks: dict[object, str] = {}
     for index, trunk in enumerate(document.sip.trunks):
         for place, network in enumerate(trunk.match):
@@ -243,8 +249,9 @@ def _template(document: Document, path: KeyPath, action: Action, groups: int | N
 # --- warnings -----------------------------------------------------------------------------
 
 
-def warnings(document: Document) -> Iterator[Finding]:
-    """Find what is allowed and yet hardly meant."""
+def warnings(document: Document, base: Path) -> Iterator[Finding]:
+    """Find what is allowed and yet hardly meant. `base`: as in `check`."""
+    yield from certificates.warnings(document, base)
     used_queues = {
         step.queue
         for number, action in document.numbers.items()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
@@ -31,6 +32,7 @@ from pydantic import (
     model_validator,
 )
 
+from config.tls import HttpTls, SipTls
 from config.trunks import Country, Number, Route, Trunk
 from config.values import (
     DOMAIN,
@@ -44,9 +46,10 @@ from config.values import (
     environment_secret,
 )
 
+_ORIGIN = re.compile(r"(?i:https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _SIP_URI = re.compile(
-    r"sip:[A-Za-z0-9\-_.!~*'()&=+$,;?/%]+@"
+    r"sips?:[A-Za-z0-9\-_.!~*'()&=+$,;?/%]+@"
     r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:(?P<port>[0-9]{1,5}))?"
     r"(?P<parameters>(;[A-Za-z0-9\-_.!~*'%+=\[\]:]+)*)"
 )
@@ -85,6 +88,7 @@ class Transport(StrEnum):
 
     UDP = "udp"
     TCP = "tcp"
+    TLS = "tls"
 
 
 class Endpoint(Model):
@@ -106,7 +110,7 @@ class Endpoint(Model):
 
 
 class Listener(Model):
-    """Where SIP is received; written `udp:127.0.0.1:5060` or `tcp:[::1]:5060`."""
+    """Where SIP is received; written `udp:127.0.0.1:5060`, `tcp:[::1]:5060` or `tls:127.0.0.1:5061`."""
 
     transport: Transport
     host: StrictStr
@@ -118,14 +122,25 @@ class Listener(Model):
         if not isinstance(value, str):
             raise ValueError("give text: a transport, an address and a port, like udp:127.0.0.1:5060")
         transport, _, rest = value.partition(":")
-        if transport not in {"udp", "tcp"}:
-            raise ValueError(f"{transport!r} is not a transport; begin with udp: or tcp:, like udp:127.0.0.1:5060")
+        if transport not in {"udp", "tcp", "tls"}:
+            raise ValueError(
+                f"{transport!r} is not a transport; begin with udp:, tcp: or tls:, like udp:127.0.0.1:5060"
+            )
         host, port = split_endpoint(rest)
         return {"transport": Transport(transport), "host": host, "port": port}
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.transport.value}:{host}:{self.port}"
+
+
+def _origin(value: str) -> str:
+    if _ORIGIN.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is not an origin; give one without a path, like https://desk.example.org")
+    return value.lower()
+
+
+Origin = Annotated[StrictStr, AfterValidator(_origin)]
 
 
 def _contact(value: Any) -> Any:
@@ -225,9 +240,17 @@ class Password(Model):
 
 
 class Sip(Model):
-    """SIP listeners and trunks. `trace_mb`: memory for recent messages, shown by `murima sip trace`; 0: none."""
+    """SIP listeners and trunks.
+
+    Attributes:
+        trace_mb: memory for recent messages, shown by `murima sip trace`; 0: none.
+        connections_per_address: TCP, TLS and WebSocket connections from one address that no
+            registration has come by; trunks may have any number.
+    """
 
     listen: Annotated[tuple[Listener, ...], Field(min_length=1)]
+    tls: SipTls | None = None
+    connections_per_address: Annotated[StrictInt, Field(ge=1, le=10_000)] = 100
     trunks: tuple[Trunk, ...] = ()
     trace_mb: Annotated[StrictInt, Field(ge=0, le=4096)] = 32
 
@@ -268,9 +291,16 @@ class Media(Model):
 
 
 class Http(Model):
-    """The API and the web application."""
+    """The API and the web application.
+
+    Attributes:
+        tls: HTTPS; None: plain HTTP.
+        origins: pages of these origins may use WebSockets and the session cookie, beside our own.
+    """
 
     listen: Endpoint
+    tls: HttpTls | None = None
+    origins: tuple[Origin, ...] = ()
 
 
 class Role(StrEnum):

@@ -3,7 +3,7 @@
 The supervisor binds them once and every engine inherits them, so what arrives
 while an engine restarts waits in the kernel. They travel as file descriptors;
 the environment variable `MURIMA_LISTENERS` says which is which:
-`udp:127.0.0.1:5060=5,tcp:[::1]:5060=6,http:127.0.0.1:8080=7`.
+`udp:127.0.0.1:5060=5,tcp:[::1]:5060=6,tls:[::1]:5061=7,http:127.0.0.1:8080=8`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ class ListenerError(Exception):
 
 
 class Kind(StrEnum):
-    """What is spoken on a listener: SIP over UDP or TCP, or HTTP."""
+    """What is spoken on a listener: SIP over UDP, TCP or TLS, or HTTP."""
 
     UDP = "udp"
     TCP = "tcp"
+    TLS = "tls"
     HTTP = "http"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from config import schema, trunks
+from config import schema, tls, trunks
 from config.loader import parse
 from tests.config.documents import folder
 
@@ -18,7 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encod
 NO_KEYS = (schema.Endpoint, schema.Listener)
 MODELS = [
     model
-    for model in (*vars(schema).values(), *vars(trunks).values())
+    for model in (*vars(schema).values(), *vars(trunks).values(), *vars(tls).values())
     if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields and model not in NO_KEYS
 ]
 
