@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from config.schema import Action
 from engine.events import AgentId, CallId, LegId, Party, QueueId, Source
 
-Side = Literal["caller", "agent"]
+if TYPE_CHECKING:
+    from engine.transfers import Transfer
+
+Side = Literal["caller", "agent", "leaving"]
 
 
 class CallState(StrEnum):
@@ -28,7 +31,13 @@ class CallState(StrEnum):
 
 @dataclass(slots=True)
 class Leg:
-    """One party's connection. `agent_id` is set on legs that we originated; `lost`: the phone dropped off."""
+    """One party's connection.
+
+    Attributes:
+        side: "leaving": its place was given to another leg, and its end changes nothing.
+        agent_id: the agent whose phone we called, or who took over a leg.
+        lost: the phone dropped off.
+    """
 
     leg_id: LegId
     side: Side
@@ -65,10 +74,16 @@ class Call:
     explanation: Mapping[str, object] | None = None
     legs: dict[LegId, Leg] = field(default_factory=dict)  # every leg that has not ended
     over: bool = False  # CallEnded was published
+    transfer: Transfer | None = None  # the one in progress
+    transfers: int = 0  # begun so far
 
     @property
     def agent_id(self) -> AgentId | None:
         return self.agent.agent_id if self.agent is not None else None
+
+    def agent_of(self, leg: Leg) -> AgentId | None:
+        """The agent at a leg, whoever called whom."""
+        return leg.agent_id or (self.source.agent_id if leg is self.caller_leg else None)
 
     def other(self, leg: Leg) -> Leg | None:
         """The leg at the other end of the conversation."""

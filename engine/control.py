@@ -25,10 +25,12 @@ from engine import events as ev
 from engine import snapshot
 from engine.bus import EventBus
 from engine.call import Call, CallState, Leg
+from engine.causes import FAILURES, REFUSALS
 from engine.clock import Clock
-from engine.events import AgentId, CallId, EndCause, LegId, PlayId, QueueId
+from engine.events import AgentId, CallId, EndCause, LegId, PlayId, QueueId, TransferId
 from engine.identity import IdSource
 from engine.telephony import Originate, Telephony
+from engine.transfers import Transfers
 from routing.decisions import (
     AgentChanged,
     Connected,
@@ -36,7 +38,6 @@ from routing.decisions import (
     Decision,
     Offer,
     OfferWithdrawn,
-    Refusal,
 )
 from routing.events import (
     AgentOccupied,
@@ -45,6 +46,7 @@ from routing.events import (
     ContactArrived,
     ContactLeft,
     ConversationEnded,
+    ConversationMoved,
     DirectRequested,
     Event,
     Failure,
@@ -57,29 +59,6 @@ from routing.model import AgentState, RoutingSettings
 from routing.router import Router
 
 log = logging.getLogger("murima.call")
-
-_FAILURES = {
-    EndCause.NO_ANSWER: Failure.NO_ANSWER,
-    EndCause.REJECTED: Failure.REJECTED,
-    EndCause.FORBIDDEN: Failure.REJECTED,
-    EndCause.BUSY: Failure.BUSY,
-    EndCause.UNREACHABLE: Failure.UNREACHABLE,
-    EndCause.NOT_FOUND: Failure.UNREACHABLE,
-}
-
-_REFUSALS = {
-    Refusal.AGENT_BUSY: EndCause.BUSY,
-    Refusal.AGENT_OFFLINE: EndCause.UNREACHABLE,
-    Refusal.AGENT_UNREACHABLE: EndCause.UNREACHABLE,
-    Refusal.NOBODY_QUALIFIES: EndCause.UNREACHABLE,
-    Refusal.QUEUE_REMOVED: EndCause.UNREACHABLE,
-    Refusal.AGENT_REMOVED: EndCause.UNREACHABLE,
-    Refusal.UNKNOWN_QUEUE: EndCause.NOT_FOUND,
-    Refusal.UNKNOWN_AGENT: EndCause.NOT_FOUND,
-    Refusal.NO_ANSWER: EndCause.NO_ANSWER,
-    Refusal.REJECTED: EndCause.REJECTED,
-    Refusal.FAILED: EndCause.FAILED,
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,6 +77,7 @@ class ControlSettings:
     routing: RoutingSettings
     queues: Mapping[str, QueueCare]
     supervising_trunks: frozenset[str] = frozenset()
+    transferring_trunks: frozenset[str] = frozenset()
 
 
 class CallControl:
@@ -113,16 +93,18 @@ class CallControl:
         on_deadline: Callable[[float | None], None] = lambda _: None,
     ) -> None:
         """`on_deadline` is told the monotonic time at which `on_time` is due, whenever it may have changed."""
-        self._telephony = telephony
-        self._settings = settings
+        self.telephony = telephony
+        self.settings = settings
         self._bus = bus
-        self._clock = clock
-        self._new_id = new_id
+        self.clock = clock
+        self.new_id = new_id
         self._on_deadline = on_deadline
         self.router = Router(settings.routing, clock.monotonic())
         self.calls: dict[CallId, Call] = {}
         self.orphans: dict[CallId, snapshot.CallSnapshot] = {}
+        self.transfers = Transfers(self)
         self._call_by_leg: dict[LegId, Call] = {}
+        self._second_calls: dict[AgentId, list[CallId]] = {}  # placed by agents who were talking already
         self._inbox: deque[ev.LegEvent] = deque()
         self._in_turn = False
 
@@ -130,30 +112,30 @@ class CallControl:
 
     def start(self) -> None:
         """Begin: agents who are ready at start are reported so."""
-        with self._turn():
+        with self.turn():
             self.route(TimeAdvanced())
 
     def on_leg_event(self, event: ev.LegEvent) -> None:
         """Take what the telephony provider reports."""
         self._inbox.append(event)
         if not self._in_turn:
-            with self._turn():
+            with self.turn():
                 pass
 
     def on_time(self) -> None:
         """Let time pass; due at the last deadline announced, harmless at any other time."""
-        with self._turn():
+        with self.turn():
             self.route(TimeAdvanced())
 
     def replace_settings(self, settings: ControlSettings) -> None:
         """Activate another configuration; calls go on, waiting callers get the new rules."""
-        with self._turn():
-            self._settings = settings
+        with self.turn():
+            self.settings = settings
             self.route(SettingsReplaced(settings.routing))
 
     def ask_agent_state(self, agent_id: AgentId, state: AgentState, reason: str) -> None:
         """An agent (or a supervisor for one) asks for ready, break or offline."""
-        with self._turn():
+        with self.turn():
             self.route(AgentStateAsked(agent_id, state, reason))
 
     def hang_up(self, call_id: CallId, cause: EndCause = EndCause.NORMAL) -> bool:
@@ -161,12 +143,24 @@ class CallControl:
         call = self.calls.get(call_id)
         if call is None:
             return False
-        with self._turn():
+        with self.turn():
             self.end(call, cause, by="system")
         return True
 
+    def transfer(self, call_id: CallId, target: str, **how: Any) -> TransferId | None:
+        """Connect a call elsewhere on somebody's word (`Transfers.ask`); None when there is no such call.
+
+        Raises:
+            TransferError: it cannot be done; nothing has changed.
+        """
+        call = self.calls.get(call_id)
+        if call is None:
+            return None
+        with self.turn():
+            return self.transfers.ask(call, target, **how)
+
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def turn(self) -> Iterator[None]:
         self._in_turn = True
         try:
             yield
@@ -186,11 +180,14 @@ class CallControl:
         if call is None:
             return
         for leg in tuple(call.legs.values()):
-            self._telephony.hang_up(leg.leg_id, EndCause.FAILED)
+            self.telephony.hang_up(leg.leg_id, EndCause.FAILED)
 
     # --- a caller arrives ---------------------------------------------------------------
 
     def _on_incoming(self, event: ev.LegIncoming) -> None:
+        if event.replaces is not None:
+            self.transfers.on_takeover(event, event.replaces)
+            return
         leg = Leg(event.leg_id, "caller")
         call = Call(
             call_id=event.call_id,
@@ -198,8 +195,8 @@ class CallControl:
             dialled=event.dialled,
             source=event.source,
             caller_leg=leg,
-            started=self._clock.monotonic(),
-            started_at=self._clock.utc(),
+            started=self.clock.monotonic(),
+            started_at=self.clock.utc(),
         )
         self.calls[call.call_id] = call
         self.adopt(call, leg)
@@ -223,20 +220,42 @@ class CallControl:
             },
         )
         if event.source.agent_id is not None:
-            self.route(AgentOccupied(event.source.agent_id, call.call_id))
-        action = self.action_for(call)
+            self.occupy(event.source.agent_id, call.call_id)
+        action = self.action_for(call.dialled, call.source)
         if action is None:
             self.end(call, EndCause.NOT_FOUND, by="system")
         else:
             self.begin(call, action)
 
-    def action_for(self, call: Call) -> Action | None:
-        match = self._settings.dial_plan.match(call.dialled)
+    def occupy(self, agent_id: AgentId, call_id: CallId, *, wrap_up_s: float = 0.0) -> None:
+        """An agent is in a call that the router did not place; perhaps besides another one."""
+        status = self.router.agent(agent_id)
+        if status is not None and status.state is AgentState.TALKING and status.contact_id != call_id:
+            self._second_calls.setdefault(agent_id, []).append(call_id)
+        else:
+            self.route(AgentOccupied(agent_id, call_id, wrap_up_s))
+
+    def part(self, call_id: CallId, agent_id: AgentId, *, phone_lost: bool = False) -> None:
+        """An agent's part in a call is over; one who is in a second call goes on talking."""
+        others = self._second_calls.get(agent_id)
+        if others is not None:
+            if call_id in others:
+                others.remove(call_id)
+            if not others:
+                del self._second_calls[agent_id]
+            elif not phone_lost:
+                self.route(ConversationMoved(call_id, agent_id, others[0]))
+                return
+        self.route(ConversationEnded(call_id, agent_id, phone_lost))
+
+    def action_for(self, dialled: str, source: ev.Source) -> Action | None:
+        """What happens to a number that somebody dials; None: nothing is there for them."""
+        match = self.settings.dial_plan.match(dialled)
         if match is not None:
             return match.action
         # Colleagues reach each other by id; what strangers may dial is only what `numbers` says.
-        if call.source.agent_id is not None and self.router.agent(call.dialled) is not None:
-            return RingAgent(agent=call.dialled)
+        if source.agent_id is not None and self.router.agent(dialled) is not None:
+            return RingAgent(agent=dialled)
         return None
 
     def begin(self, call: Call, action: Action) -> None:
@@ -249,14 +268,14 @@ class CallControl:
                 call.record = record
                 self._ring_agent(call, AgentId(agent))
             case Supervise():  # those who may are told that this engine cannot do it yet
-                allowed = call.source.trunk in self._settings.supervising_trunks
+                allowed = call.source.trunk in self.settings.supervising_trunks
                 self.end(call, EndCause.UNSUPPORTED if allowed else EndCause.FORBIDDEN, by="system")
             case _:
                 call.state = CallState.PLAYING
                 if call.caller_leg.answered:
                     self._perform(call)
                 else:
-                    self._telephony.answer(call.caller_leg.leg_id)
+                    self.telephony.answer(call.caller_leg.leg_id)
 
     def _perform(self, call: Call) -> None:
         """Carry out a step that needs no agent, on an answered call."""
@@ -265,17 +284,17 @@ class CallControl:
             case PlayPrompt(play=prompt):
                 self.play(leg_id, prompt)
             case EchoBack():
-                self._telephony.echo(leg_id)
+                self.telephony.echo(leg_id)
             case AnswerSilence():
                 pass
 
     def _join_queue(self, call: Call, queue_id: QueueId) -> None:
-        care = self._settings.queues.get(queue_id, QueueCare())
+        care = self.settings.queues.get(queue_id, QueueCare())
         call.queue_id = queue_id
         call.music = care.music
         call.record = care.record
-        call.joined = self._clock.monotonic()
-        call.joined_at = self._clock.utc()
+        call.joined = self.clock.monotonic()
+        call.joined_at = self.clock.utc()
         decisions = self.router.handle(ContactArrived(call.call_id, queue_id, call.joined), call.joined)
         refused = next((d for d in decisions if isinstance(d, ContactRefused)), None)
         if refused is None:
@@ -284,7 +303,7 @@ class CallControl:
             if call.caller_leg.answered:
                 self._wait_with_music(call)
             else:
-                self._telephony.answer(call.caller_leg.leg_id)
+                self.telephony.answer(call.caller_leg.leg_id)
         self._carry_out(decisions)
 
     def _ring_agent(self, call: Call, agent_id: AgentId) -> None:
@@ -297,20 +316,25 @@ class CallControl:
     def _on_answered(self, event: ev.LegAnswered) -> None:
         call = self._call_by_leg.get(event.leg_id)
         if call is None or call.over:  # the answer crossed the end of the call
-            self._telephony.hang_up(event.leg_id)
+            self.telephony.hang_up(event.leg_id)
             return
         leg = call.legs[event.leg_id]
         leg.answered = True
-        if leg.side == "caller":
+        if call.transfer is not None and leg is call.transfer.leg:
+            self.transfers.on_answered(call.transfer)
+        elif leg.side == "caller":
             self._caller_answered(call)
+        elif leg is call.agent:  # it took over another phone's call
+            self._meet(call)
         elif leg.agent_id is not None:
             self.route(OfferAccepted(call.call_id, leg.agent_id))
 
     def _caller_answered(self, call: Call) -> None:
-        call.answered_at = self._clock.utc()
+        call.answered_at = self.clock.utc()
         self.publish(ev.CallAnswered, call)
         if call.agent is not None:
-            self._talk(call)
+            if call.agent.answered:
+                self.talk(call)
         elif call.state is CallState.PLAYING:
             self._perform(call)
         elif call.queue_id is not None:
@@ -319,8 +343,13 @@ class CallControl:
 
     def _on_ringing(self, event: ev.LegRinging) -> None:
         call = self._call_by_leg.get(event.leg_id)
-        if call is not None and call.legs[event.leg_id].side == "agent" and not call.caller_leg.answered:
-            self._telephony.ring(call.caller_leg.leg_id)
+        if call is None:
+            return
+        leg = call.legs[event.leg_id]
+        if call.transfer is not None and leg is call.transfer.leg:
+            self.transfers.on_ringing(call.transfer)
+        elif leg.side == "agent" and not call.caller_leg.answered:
+            self.telephony.ring(call.caller_leg.leg_id)
 
     def _on_ended(self, event: ev.LegEnded) -> None:
         call = self._call_by_leg.pop(event.leg_id, None)
@@ -328,13 +357,15 @@ class CallControl:
             return
         leg = call.legs.pop(event.leg_id)
         leg.lost = event.cause is EndCause.MEDIA_LOST
-        if leg.side == "caller":
+        if call.transfer is not None and self.transfers.on_ended(call.transfer, leg, event):
+            pass
+        elif leg.side == "caller":
             self.end(call, event.cause, by="caller", status=event.status, detail=event.detail)
         elif leg is call.agent:
             self.end(call, event.cause, by="agent", status=event.status, detail=event.detail)
         elif leg.agent_id is not None and call.offers.get(leg.agent_id) is leg:
             del call.offers[leg.agent_id]
-            failure = _FAILURES.get(event.cause, Failure.FAILED)
+            failure = FAILURES.get(event.cause, Failure.FAILED)
             self.publish(ev.OfferFailed, call, agent_id=leg.agent_id, cause=event.cause)
             log.info(
                 "offer.failed",
@@ -351,7 +382,7 @@ class CallControl:
             return
         leg = call.legs[event.leg_id]
         leg.held = True
-        if call.talk_started is None or call.over:
+        if call.talk_started is None or call.over or leg not in (call.caller_leg, call.agent):
             return
         call.state = CallState.HELD
         self.publish(ev.HoldStarted, call, by=leg.side)
@@ -365,13 +396,13 @@ class CallControl:
             return
         leg = call.legs[event.leg_id]
         leg.held = False
-        if call.state is not CallState.HELD:
+        if call.state is not CallState.HELD or leg not in (call.caller_leg, call.agent):
             return
         self.publish(ev.HoldEnded, call, by=leg.side)
         other = call.other(leg)
         if other is None:
             return
-        self._telephony.stop_play(other.leg_id)
+        self.telephony.stop_play(other.leg_id)
         if not other.held:
             call.state = CallState.TALKING
 
@@ -398,7 +429,7 @@ class CallControl:
     # --- what the router decides --------------------------------------------------------
 
     def route(self, event: Event) -> None:
-        self._carry_out(self.router.handle(event, self._clock.monotonic()))
+        self._carry_out(self.router.handle(event, self.clock.monotonic()))
 
     def _carry_out(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
@@ -417,9 +448,11 @@ class CallControl:
     def _offer(self, offer: Offer) -> None:
         call = self.calls.get(CallId(offer.contact_id))
         agent_id = AgentId(offer.agent_id)
+        if call is None and self.transfers.on_offer(offer):
+            return
         if call is None or call.over:  # it left in the same turn; ContactLeft is on its way to the router
             return
-        leg = Leg(LegId(self._new_id()), "agent", agent_id)
+        leg = Leg(LegId(self.new_id()), "agent", agent_id)
         call.offers[agent_id] = leg
         self.adopt(call, leg)
         call.explanation = offer.explanation.as_data()
@@ -430,7 +463,7 @@ class CallControl:
             "offer.made",
             extra={"call_id": call.call_id, "queue": offer.queue_id, "agent_id": agent_id},
         )
-        self._telephony.originate(
+        self.telephony.originate(
             leg.leg_id,
             Originate(
                 call_id=call.call_id,
@@ -443,49 +476,67 @@ class CallControl:
 
     def _connect(self, decision: Connected) -> None:
         call = self.calls.get(CallId(decision.contact_id))
-        leg = call.offers.pop(AgentId(decision.agent_id), None) if call is not None else None
-        if call is None or leg is None:
+        if call is None:
+            self.transfers.on_connected(decision)
             return
+        leg = call.offers.pop(AgentId(decision.agent_id), None)
+        if leg is None:
+            return
+        self.take(call, leg)
+        self._meet(call)
+
+    def take(self, call: Call, leg: Leg) -> None:
+        """An agent has the call: it waits no longer."""
         call.agent = leg
         if call.queue_id is not None:
-            wait_s = round(self._clock.monotonic() - call.joined, 3)
+            wait_s = round(self.clock.monotonic() - call.joined, 3)
             self.publish(ev.QueueLeft, call, agent_id=leg.agent_id, outcome="answered", wait_s=wait_s)
             log.info(
                 "queue.answered",
                 extra={"call_id": call.call_id, "queue": call.queue_id, "agent_id": leg.agent_id, "wait_s": wait_s},
             )
+
+    def _meet(self, call: Call) -> None:
+        """The agent has answered: join both, or answer the caller first."""
+        assert call.agent is not None
         if call.caller_leg.answered:
-            self._talk(call)
+            self.talk(call)
         elif call.queue_id is None:
-            self._telephony.answer(call.caller_leg.leg_id, peer=leg.leg_id)
+            self.telephony.answer(call.caller_leg.leg_id, peer=call.agent.leg_id)
 
     def _withdraw(self, decision: OfferWithdrawn) -> None:
         call = self.calls.get(CallId(decision.contact_id))
-        leg = call.offers.pop(AgentId(decision.agent_id), None) if call is not None else None
-        if call is None or leg is None:
+        if call is None:
+            self.transfers.on_withdrawn(decision)
             return
-        self._telephony.hang_up(leg.leg_id, EndCause.CANCELLED)
+        leg = call.offers.pop(AgentId(decision.agent_id), None)
+        if leg is None:
+            return
+        self.telephony.hang_up(leg.leg_id, EndCause.CANCELLED)
         self._back_to_waiting(call)
 
     def _refused(self, decision: ContactRefused) -> None:
         call = self.calls.get(CallId(decision.contact_id))
-        if call is not None:
-            self.end(call, _REFUSALS[decision.reason], by="system", detail=decision.reason)
+        if call is None:
+            self.transfers.on_refused(decision, REFUSALS[decision.reason])
+        else:
+            self.end(call, REFUSALS[decision.reason], by="system", detail=decision.reason)
 
     # --- talking and ending -------------------------------------------------------------
 
-    def _talk(self, call: Call) -> None:
+    def talk(self, call: Call) -> None:
         """Both legs are answered: join them."""
         assert call.agent is not None
         if call.music is not None and call.queue_id is not None:
-            self._telephony.stop_play(call.caller_leg.leg_id)
-        self._telephony.bridge(call.caller_leg.leg_id, call.agent.leg_id)
+            self.telephony.stop_play(call.caller_leg.leg_id)
+        self.telephony.bridge(call.caller_leg.leg_id, call.agent.leg_id)
         call.state = CallState.TALKING
-        call.talk_started, call.talk_started_at = self._clock.monotonic(), self._clock.utc()
-        if call.record:
-            self._telephony.start_recording(call.call_id, call.caller_leg.leg_id, call.agent.leg_id)
-            call.recording = True
-            self.publish(ev.RecordingStarted, call)
+        call.talk_started, call.talk_started_at = self.clock.monotonic(), self.clock.utc()
+        if call.record or call.recording:
+            self.telephony.start_recording(call.call_id, call.caller_leg.leg_id, call.agent.leg_id)
+            if not call.recording:
+                call.recording = True
+                self.publish(ev.RecordingStarted, call)
         self.publish(ev.TalkStarted, call)
         self.save(call)
 
@@ -494,7 +545,9 @@ class CallControl:
         if call.over:
             return
         call.over = True
-        now = self._clock.monotonic()
+        if call.transfer is not None:
+            self.transfers.on_call_over(call.transfer)
+        now = self.clock.monotonic()
         if call.talk_started is not None:
             self.publish(ev.TalkEnded, call, talk_s=round(now - call.talk_started, 3))
         elif call.queue_id is not None and call.agent is None:
@@ -502,14 +555,14 @@ class CallControl:
             wait_s = round(now - call.joined, 3)
             self.publish(ev.QueueLeft, call, outcome=outcome, wait_s=wait_s, reason=detail)
         if call.recording:
-            self._telephony.stop_recording(call.call_id)
+            self.telephony.stop_recording(call.call_id)
         unanswered = not call.caller_leg.answered
         call.state = CallState.ENDING
         for leg in tuple(call.legs.values()):
             if leg is call.caller_leg and unanswered:
-                self._telephony.reject(leg.leg_id, EndCause.FAILED if cause is EndCause.NORMAL else cause)
+                self.telephony.reject(leg.leg_id, EndCause.FAILED if cause is EndCause.NORMAL else cause)
             else:
-                self._telephony.hang_up(leg.leg_id, EndCause.NORMAL if leg.answered else EndCause.CANCELLED)
+                self.telephony.hang_up(leg.leg_id, EndCause.NORMAL if leg.answered else EndCause.CANCELLED)
         self.publish(
             ev.CallEnded,
             call,
@@ -527,18 +580,18 @@ class CallControl:
 
     def _leave_router(self, call: Call) -> None:
         if call.agent is not None and call.agent.agent_id is not None:
-            self.route(ConversationEnded(call.call_id, call.agent.agent_id, phone_lost=call.agent.lost))
+            self.part(call.call_id, call.agent.agent_id, phone_lost=call.agent.lost)
         call.offers.clear()
         self.route(ContactLeft(call.call_id))
         if call.source.agent_id is not None:
-            self.route(ConversationEnded(call.call_id, call.source.agent_id, phone_lost=call.caller_leg.lost))
+            self.part(call.call_id, call.source.agent_id, phone_lost=call.caller_leg.lost)
 
     def _forget(self, call: Call) -> None:
         """The last leg has ended: nothing of the call is left."""
         if not call.over:  # cannot happen while every leg's end ends its call; kept so that nothing can leak
             self.end(call, EndCause.FAILED, by="system")
         del self.calls[call.call_id]
-        self._telephony.release_call(call.call_id)
+        self.telephony.release_call(call.call_id)
 
     def _back_to_waiting(self, call: Call) -> None:
         if call.state is CallState.RINGING and not call.offers:
@@ -549,14 +602,19 @@ class CallControl:
             self.play(call.caller_leg.leg_id, call.music, loop=True)
 
     def play(self, leg_id: LegId, prompt: str, *, loop: bool = False) -> None:
-        self._telephony.play(leg_id, PlayId(self._new_id()), prompt, loop=loop)
+        self.telephony.play(leg_id, PlayId(self.new_id()), prompt, loop=loop)
+
+    def call_of(self, leg_id: LegId) -> Call | None:
+        """The call that a leg belongs to, or None once it has ended."""
+        return self._call_by_leg.get(leg_id)
 
     def adopt(self, call: Call, leg: Leg) -> None:
+        """Make a leg part of a call."""
         call.legs[leg.leg_id] = leg
         self._call_by_leg[leg.leg_id] = call
 
     def save(self, call: Call) -> None:
-        self._telephony.save_snapshot(call.call_id, snapshot.encode(call))
+        self.telephony.save_snapshot(call.call_id, snapshot.encode(call))
 
     # --- what comes after a call --------------------------------------------------------
 
@@ -565,8 +623,8 @@ class CallControl:
         originated = event.originated or (kept is not None and kept.agent_leg == event.leg_id)
         self._bus.publish(
             ev.LegMeasured(
-                event_id=self._new_id(),
-                at=self._clock.utc(),
+                event_id=self.new_id(),
+                at=self.clock.utc(),
                 call_id=event.call_id,
                 party="agent" if originated else "caller",
                 statistics=event.statistics,
@@ -576,8 +634,8 @@ class CallControl:
     def _on_recording(self, event: ev.RecordingFinished) -> None:
         self._bus.publish(
             ev.RecordingStored(
-                event_id=self._new_id(),
-                at=self._clock.utc(),
+                event_id=self.new_id(),
+                at=self.clock.utc(),
                 call_id=event.call_id,
                 path=str(PurePath("recordings", PurePath(event.path).name)),
                 duration_ms=event.duration_ms,
@@ -612,7 +670,7 @@ class CallControl:
         kept = self.orphans.pop(event.call_id, None)
         if kept is None:
             return
-        now = self._clock.utc()
+        now = self.clock.utc()
         common: dict[str, Any] = {
             "at": now,
             "call_id": event.call_id,
@@ -621,10 +679,10 @@ class CallControl:
         }
         if kept.talk_started_at is not None:
             talk_s = round((now - kept.talk_started_at).total_seconds(), 3)
-            self._bus.publish(ev.TalkEnded(event_id=self._new_id(), talk_s=talk_s, **common))
+            self._bus.publish(ev.TalkEnded(event_id=self.new_id(), talk_s=talk_s, **common))
         self._bus.publish(
             ev.CallEnded(
-                event_id=self._new_id(),
+                event_id=self.new_id(),
                 cause=EndCause.NORMAL,
                 by="system",
                 duration_s=round((now - kept.started_at).total_seconds(), 3),
@@ -642,8 +700,8 @@ class CallControl:
     def publish(self, kind: type[ev.LogEvent], call: Call, *, agent_id: AgentId | None = None, **facts: Any) -> None:
         self._bus.publish(
             kind(
-                event_id=self._new_id(),
-                at=self._clock.utc(),
+                event_id=self.new_id(),
+                at=self.clock.utc(),
                 call_id=call.call_id,
                 agent_id=agent_id if agent_id is not None else call.agent_id,
                 queue_id=call.queue_id,
@@ -656,8 +714,8 @@ class CallControl:
         contact = status.contact_id if status is not None else None
         self._bus.publish(
             ev.AgentStateChanged(
-                event_id=self._new_id(),
-                at=self._clock.utc(),
+                event_id=self.new_id(),
+                at=self.clock.utc(),
                 call_id=CallId(contact) if contact is not None else None,
                 agent_id=AgentId(change.agent_id),
                 old=change.old,
@@ -680,6 +738,8 @@ _HANDLERS: dict[type, Callable[[CallControl, Any], None]] = {
     ev.LegResumed: CallControl._on_resumed,
     ev.LegDtmf: CallControl._on_dtmf,
     ev.LegEnded: CallControl._on_ended,
+    ev.LegTransferAsked: lambda control, event: control.transfers.on_asked(event),
+    ev.LegReferred: lambda control, event: control.transfers.on_referred(event),
     ev.LegReport: CallControl._on_report,
     ev.PlayFinished: CallControl._on_play_finished,
     ev.RecordingFinished: CallControl._on_recording,

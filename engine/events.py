@@ -23,6 +23,7 @@ from typing import ClassVar, NewType
 CallId = NewType("CallId", str)
 LegId = NewType("LegId", str)
 PlayId = NewType("PlayId", str)
+TransferId = NewType("TransferId", str)
 AgentId = NewType("AgentId", str)
 QueueId = NewType("QueueId", str)
 
@@ -43,6 +44,17 @@ class EndCause(StrEnum):
     OVERLOADED = "overloaded"
     SHUTDOWN = "shutdown"
     FAILED = "failed"  # a fault, ours or theirs
+
+
+class TransferState(StrEnum):
+    """How a transfer goes, in the eyes of the phone that asked for it."""
+
+    REFUSED = "refused"  # not begun: see the cause
+    BUSY = "busy"  # not begun: another one of this call is in progress
+    TRYING = "trying"
+    RINGING = "ringing"
+    DONE = "done"
+    FAILED = "failed"  # the conversation goes on as before; see the cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,7 @@ class LegIncoming:
     dialled: str  # the user part, as dialled
     source: Source
     peer_reference: str = ""  # the peer's own name of the call (the Call-ID header), for logs
+    replaces: LegId | None = None  # it wants the place of this leg; `call_id` is then that leg's call
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +148,32 @@ class LegEnded:
     cause: EndCause
     status: int | None = None  # the peer's SIP status, where one decided it; for the record only
     detail: str = ""
+    retry_after_s: float | None = None  # the peer asked for no more calls for so long
+
+
+@dataclass(frozen=True, slots=True)
+class LegTransferAsked:
+    """The far side wants to leave, and its partner to be connected elsewhere; `Telephony.report_transfer` answers.
+
+    Attributes:
+        target: whom it wants, as it would dial it.
+        replaces: the far side's other leg, whose partner is the target (attended transfer).
+    """
+
+    leg_id: LegId
+    transfer_id: TransferId
+    target: str
+    replaces: LegId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LegReferred:
+    """How a transfer that we asked the far side for (`Telephony.refer`) goes; DONE, REFUSED and FAILED are the last."""
+
+    leg_id: LegId
+    transfer_id: TransferId
+    state: TransferState
+    cause: EndCause = EndCause.NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +226,16 @@ class AgentReachability:
     reachable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class TrunkReachability:
+    """A trunk, or one of its gateways, went out of service or came back."""
+
+    trunk: str
+    gateway: int | None  # its place among the trunk's addresses; None: the trunk as a whole
+    reachable: bool
+    detail: str = ""
+
+
 LegEvent = (
     LegIncoming
     | LegTrying
@@ -196,12 +245,15 @@ LegEvent = (
     | LegResumed
     | LegDtmf
     | LegEnded
+    | LegTransferAsked
+    | LegReferred
     | LegReport
     | PlayFinished
     | RecordingFinished
     | CallAbandonedByEngine
     | OrphanEnded
     | AgentReachability
+    | TrunkReachability
 )
 
 
@@ -344,6 +396,47 @@ class LegMeasured(LogEvent):
     name: ClassVar[str] = "leg.measured"
     party: str  # caller or agent
     statistics: MediaStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferStarted(LogEvent):
+    """Somebody wants the call to go on with somebody else.
+
+    Attributes:
+        by: agent, caller or operator; `from_agent`: the agent who leaves, if one does.
+        attended: the two had spoken before, in `other_call`, which is over once they are joined.
+        released: the far side was asked to place the new call itself.
+    """
+
+    name: ClassVar[str] = "transfer.started"
+    transfer_id: TransferId
+    by: str
+    target: str
+    from_agent: AgentId | None = None
+    attended: bool = False
+    released: bool = False
+    other_call: CallId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferCompleted(LogEvent):
+    """Who wanted to leave has left. `to_agent`: the agent who talks now, if it is one."""
+
+    name: ClassVar[str] = "transfer.completed"
+    transfer_id: TransferId
+    target: str
+    to_agent: AgentId | None = None
+    other_call: CallId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferFailed(LogEvent):
+    """The conversation goes on as before, unless one of the two has hung up meanwhile."""
+
+    name: ClassVar[str] = "transfer.failed"
+    transfer_id: TransferId
+    target: str
+    cause: EndCause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.events import AgentId, CallId, EndCause, LegEvent, LegId, Party, PlayId
+from engine.events import AgentId, CallId, EndCause, LegEvent, LegId, Party, PlayId, TransferId, TransferState
 
 EventSink = Callable[[LegEvent], None]
 
@@ -25,15 +25,35 @@ def is_dtmf(digits: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Originate:
-    """A new leg towards an agent's phone.
+class Outside:
+    """Where a call to the outside goes.
 
     Attributes:
-        agent_id: whose phone rings (fixed contact, or the registered one).
-        caller: shown to the agent as the From user part and display name.
+        trunk: its name.
+        gateway: place of the address among those of the trunk.
+        number: what is dialled there.
+        withheld: the person called must not see the caller's number.
+        diverted_from: the number whose call is passed on, if it is one.
+    """
+
+    trunk: str
+    gateway: int
+    number: str
+    withheld: bool = False
+    diverted_from: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Originate:
+    """A new leg towards an agent's phone, or to the outside.
+
+    Attributes:
+        agent_id: whose phone rings (fixed contact, or the registered one); "" for a call to the outside.
+        caller: shown to the called side as the From user part and display name.
         peer: the leg it will be bridged with; its codec is offered first, so
             that audio can be relayed untouched.
         ring_timeout_s: give up (cause NO_ANSWER) after this many seconds.
+        outside: set for a call through a trunk.
     """
 
     call_id: CallId
@@ -41,6 +61,7 @@ class Originate:
     caller: Party
     peer: LegId | None
     ring_timeout_s: float
+    outside: Outside | None = None
 
 
 class Telephony(Protocol):
@@ -56,7 +77,7 @@ class Telephony(Protocol):
         """Refuse an incoming leg; LegEnded follows."""
 
     def originate(self, leg_id: LegId, request: Originate) -> None:
-        """Call an agent's phone; LegTrying, LegRinging, LegAnswered or LegEnded follow."""
+        """Call an agent's phone or a number outside; LegTrying, LegRinging, LegAnswered or LegEnded follow."""
 
     def hang_up(self, leg_id: LegId, cause: EndCause = EndCause.NORMAL) -> None:
         """End a leg in any state (CANCEL, BYE or a final refusal); LegEnded follows."""
@@ -80,13 +101,26 @@ class Telephony(Protocol):
     def echo(self, leg_id: LegId) -> None:
         """Send a leg's own audio back to it."""
 
+    def shares_audio(self, a: LegId, b: LegId) -> bool:
+        """Whether two legs, of one call or of two, can be bridged."""
+
+    def move_leg(self, leg_id: LegId, call_id: CallId) -> None:
+        """Make a leg part of another call whose audio it can share; its own call goes on without it."""
+
+    def report_transfer(self, transfer_id: TransferId, state: TransferState, cause: EndCause = EndCause.NORMAL) -> None:
+        """Tell the phone that asked for a transfer how it goes; nothing follows REFUSED, BUSY, DONE and FAILED."""
+
+    def refer(self, leg_id: LegId, transfer_id: TransferId, target: str) -> None:
+        """Ask the far side to call `target` in our place; LegReferred follows until it is over."""
+
     def send_dtmf(self, leg_id: LegId, digits: str) -> None:
         """Send digits to the far phone (RFC 4733 where it was negotiated)."""
 
     def start_recording(self, call_id: CallId, left: LegId, right: LegId) -> None:
         """Record two legs of a call into one stereo file; RecordingFinished follows at its end.
 
-        The channel of a leg that does not exist stays silent.
+        The channel of a leg that does not exist stays silent. While the call is
+        being recorded, its file goes on with these two.
         """
 
     def stop_recording(self, call_id: CallId) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from engine import events as ev
-from engine.events import CallId, EndCause, LegId, PlayId
+from engine.events import CallId, EndCause, LegId, PlayId, TransferId, TransferState
 from engine.telephony import EventSink, Originate
 
 
@@ -45,6 +45,9 @@ class FakeTelephony:
     log: list[tuple[str, str]] = field(default_factory=list)
     unreachable: set[str] = field(default_factory=set)
     answer_fails: bool = False
+    one_place: bool = True
+    reports: dict[TransferId, list[tuple[TransferState, EndCause]]] = field(default_factory=dict)
+    referred: list[tuple[LegId, TransferId, str]] = field(default_factory=list)
     first_id: int = 0
 
     # what the test does
@@ -121,6 +124,18 @@ class FakeTelephony:
 
     def echo(self, leg_id: LegId) -> None:
         self.legs[leg_id].echo = True
+
+    def shares_audio(self, a: LegId, b: LegId) -> bool:
+        return self.one_place
+
+    def move_leg(self, leg_id: LegId, call_id: CallId) -> None:
+        self.log.append((f"move {call_id}", leg_id))
+
+    def report_transfer(self, transfer_id: TransferId, state: TransferState, cause: EndCause = EndCause.NORMAL) -> None:
+        self.reports.setdefault(transfer_id, []).append((state, cause))
+
+    def refer(self, leg_id: LegId, transfer_id: TransferId, target: str) -> None:
+        self.referred.append((leg_id, transfer_id, target))
 
     def send_dtmf(self, leg_id: LegId, digits: str) -> None:
         self.log.append((f"dtmf {digits}", leg_id))

@@ -1,0 +1,645 @@
+"""Transfers: a conversation goes on with somebody else.
+
+We stand between the two who talk, so nobody's phone is sent anywhere: the one
+who leaves is replaced by a new leg (blind), by the partner of another call of
+theirs (attended), or by a phone that asks for the place of a leg (take-over,
+pick-up). Until the new party has answered, the old conversation stays as it is.
+
+Who transfers reaches what they could dial themselves, no more.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from config.schema import Action, RingAgent, Supervise, ToQueue
+from engine import events as ev
+from engine.call import Call, CallState, Leg
+from engine.causes import FAILURES
+from engine.events import AgentId, EndCause, LegId, Party, QueueId, Source, TransferId, TransferState
+from engine.telephony import Originate
+from routing.decisions import Connected, ContactRefused, Offer, OfferWithdrawn
+from routing.events import ContactLeft, ConversationMoved, DirectRequested, Failure, OfferAccepted, OfferFailed
+
+if TYPE_CHECKING:
+    from engine.control import CallControl
+
+log = logging.getLogger("murima.call")
+
+MAX_TRANSFERS = 20
+"""Of one call: more is a loop of phones that transfer to each other, or abuse."""
+
+_TALKING = (CallState.TALKING, CallState.HELD)
+
+
+class TransferError(Exception):
+    """A transfer cannot begin; `cause` says why, `pending` that another one is in progress."""
+
+    def __init__(self, cause: EndCause, reason: str, *, pending: bool = False) -> None:
+        super().__init__(reason)
+        self.cause = cause
+        self.pending = pending
+
+
+@dataclass(slots=True)
+class Transfer:
+    """One transfer in progress.
+
+    Attributes:
+        leaving: the leg whose place is given away, and `staying` its partner.
+        report: a phone asked for it and hears how it goes.
+        leg: the new party's, once it is called.
+        gone: who leaves has hung up already; the partner waits for the new party.
+        released: `staying` is asked to place the new call itself, and both leave us.
+    """
+
+    transfer_id: TransferId
+    call: Call
+    leaving: Leg
+    staying: Leg
+    target: str
+    report: bool
+    leg: Leg | None = None
+    gone: bool = False
+    released: bool = False
+
+
+class Transfers:
+    """All transfers of one call control, whose calls and turns these are."""
+
+    def __init__(self, control: CallControl) -> None:
+        self._control = control
+        self._ringing: dict[str, Transfer] = {}  # by the router's name of the contact, which is the transfer's
+
+    # --- what is asked --------------------------------------------------------------------
+
+    def on_asked(self, event: ev.LegTransferAsked) -> None:
+        """A phone asks for it (REFER)."""
+        try:
+            self._ask(event)
+        except TransferError as exc:
+            log.info("transfer.refused", extra={"leg_id": event.leg_id, "cause": exc.cause, "reason": str(exc)})
+            state = TransferState.BUSY if exc.pending else TransferState.REFUSED
+            self._control.telephony.report_transfer(event.transfer_id, state, exc.cause)
+
+    def _ask(self, event: ev.LegTransferAsked) -> None:
+        control = self._control
+        call = control.call_of(event.leg_id)
+        if call is None:
+            raise TransferError(EndCause.NOT_FOUND, "the call has ended")
+        leaving = call.legs[event.leg_id]
+        if call.agent_of(leaving) is None and self._trunk_of(call, leaving) not in control.settings.transferring_trunks:
+            raise TransferError(EndCause.FORBIDDEN, "this trunk may not transfer calls")
+        if event.replaces is None:
+            self.begin(call, leaving, event.target, by=leaving.side, transfer_id=event.transfer_id, report=True)
+            return
+        other = control.call_of(event.replaces)
+        if other is None:
+            raise TransferError(EndCause.NOT_FOUND, "the other call has ended")
+        leg = other.legs[event.replaces]
+        mine = (call.agent_of(leaving), self._trunk_of(call, leaving))
+        if mine != (other.agent_of(leg), self._trunk_of(other, leg)):
+            raise TransferError(EndCause.FORBIDDEN, "the other call is somebody else's")
+        self.join(call, leaving, other, leg, transfer_id=event.transfer_id, report=True)
+
+    @staticmethod
+    def _trunk_of(call: Call, leg: Leg) -> str | None:
+        return call.source.trunk if leg is call.caller_leg else None
+
+    def begin(
+        self,
+        call: Call,
+        leaving: Leg,
+        target: str,
+        *,
+        by: str,
+        transfer_id: TransferId | None = None,
+        report: bool = False,
+    ) -> TransferId:
+        """Connect the partner of a leg to whatever is dialled as `target` (blind).
+
+        Args:
+            call: of the leg; both sides talk.
+            leaving: its place is given away.
+            target: as the one who leaves would dial it.
+            by: agent, caller or operator.
+            transfer_id: None: a new one.
+            report: a phone asked, and is to be told.
+
+        Raises:
+            TransferError: nothing has changed.
+        """
+        control = self._control
+        staying = self._partner(call, leaving)
+        source = self._source_of(call, leaving)
+        action = control.action_for(target, source)
+        if action is None:
+            raise TransferError(EndCause.NOT_FOUND, "nobody can be reached there")
+        if isinstance(action, Supervise):
+            raise TransferError(EndCause.FORBIDDEN, "a call cannot be transferred into supervision")
+        if isinstance(action, ToQueue):
+            self._check_queue(action.queue)
+        transfer = Transfer(
+            TransferId(control.new_id()) if transfer_id is None else transfer_id, call, leaving, staying, target, report
+        )
+        self._start(transfer, by)
+        self._report(transfer, TransferState.TRYING)
+        if isinstance(action, RingAgent):
+            call.record = call.record or action.record
+            self._ringing[transfer.transfer_id] = transfer
+            control.route(DirectRequested(transfer.transfer_id, action.agent))
+        else:
+            self._hand_over(transfer, action)
+        return transfer.transfer_id
+
+    def join(
+        self,
+        call: Call,
+        leg: Leg,
+        other: Call,
+        other_leg: Leg,
+        *,
+        by: str | None = None,
+        transfer_id: TransferId | None = None,
+        report: bool = False,
+    ) -> TransferId:
+        """Connect the partners of two legs of the same party, who leaves (attended).
+
+        The older call goes on, the younger one ends. A second call that nobody
+        has answered yet becomes a blind transfer to where it went.
+
+        Raises:
+            TransferError: nothing has changed.
+        """
+        control = self._control
+        by = by or leg.side
+        if call is other:
+            raise TransferError(EndCause.FORBIDDEN, "a call cannot be joined with itself")
+        if other.state not in _TALKING:
+            target = other.dialled
+            self._partner(call, leg)  # before anything is changed
+            if control.action_for(target, self._source_of(call, leg)) is None:
+                raise TransferError(EndCause.NOT_FOUND, "nobody can be reached there")
+            control.end(other, EndCause.CANCELLED, by="system", detail=f"transferred with call {call.call_id}")
+            return self.begin(call, leg, target, by=by, transfer_id=transfer_id, report=report)
+        self._partner(other, other_leg)
+        if other.started < call.started:
+            call, leg, other, other_leg = other, other_leg, call, leg
+        staying, partner = self._partner(call, leg), self._partner(other, other_leg)
+        if not control.telephony.shares_audio(staying.leg_id, partner.leg_id):
+            raise TransferError(EndCause.UNSUPPORTED, "the two calls are on different media workers")
+        partner_agent = other.agent_of(partner)
+        transfer = Transfer(
+            TransferId(control.new_id()) if transfer_id is None else transfer_id,
+            call,
+            leg,
+            staying,
+            other.dialled,
+            report,
+            leg=partner,
+        )
+        self._start(transfer, by, attended=True, other=other)
+        other.transfers += 1
+        self._report(transfer, TransferState.TRYING)
+        # The partner leaves the younger call before that one ends.
+        control.telephony.unbridge(other_leg.leg_id, partner.leg_id)
+        control.telephony.stop_play(partner.leg_id)
+        del other.legs[partner.leg_id]
+        control.telephony.move_leg(partner.leg_id, call.call_id)
+        if partner is other.caller_leg:
+            partner.agent_id = partner_agent
+        control.adopt(call, partner)
+        if partner_agent is not None:
+            control.route(ConversationMoved(other.call_id, partner_agent, call.call_id))
+        self._complete(transfer, other=other)
+        control.end(other, EndCause.NORMAL, by=by, detail=f"joined with call {call.call_id}")
+        return transfer.transfer_id
+
+    def release(self, call: Call, leg: Leg, target: str, *, by: str) -> TransferId:
+        """Ask the far side of a leg to place the new call itself (REFER); the call ends when it has.
+
+        Raises:
+            TransferError: nothing has changed.
+        """
+        control = self._control
+        staying = self._partner(call, leg)
+        if call.agent_of(staying) is None and call.agent_of(leg) is None:
+            raise TransferError(EndCause.FORBIDDEN, "no agent is in this call")
+        transfer = Transfer(TransferId(control.new_id()), call, staying, leg, target, report=False, released=True)
+        self._start(transfer, by)
+        control.telephony.refer(leg.leg_id, transfer.transfer_id, target)
+        return transfer.transfer_id
+
+    def on_referred(self, event: ev.LegReferred) -> None:
+        """The far side tells how its new call goes."""
+        call = self._control.call_of(event.leg_id)
+        transfer = None if call is None else call.transfer
+        if call is None or transfer is None or transfer.transfer_id != event.transfer_id:
+            return
+        if event.state is TransferState.DONE:
+            self._settle(transfer)
+            self._publish_done(transfer)
+            self._control.end(call, EndCause.NORMAL, by="system", detail=f"transferred to {transfer.target} by REFER")
+        elif event.state in (TransferState.REFUSED, TransferState.FAILED, TransferState.BUSY):
+            self._fail(transfer, event.cause)
+
+    # --- operators ------------------------------------------------------------------------
+
+    def ask(
+        self,
+        call: Call,
+        target: str,
+        *,
+        by: str,
+        agent_id: AgentId | None = None,
+        attended: bool = False,
+        release: bool = False,
+    ) -> TransferId:
+        """Transfer a call on somebody's word, without a phone asking.
+
+        Args:
+            call: the one that goes on.
+            target: what is dialled; with `attended` the agent or number in the agent's other call, or empty.
+            by: agent or operator.
+            agent_id: who leaves; None: the agent in the call.
+            attended: join the call with the other call of the agent.
+            release: let the caller's side place the new call (REFER).
+
+        Raises:
+            TransferError: nothing has changed.
+        """
+        if call.state not in _TALKING and agent_id is None and not (attended or release):
+            return self._redirect(call, target, by)
+        leaving = self._agents_leg(call, agent_id)
+        if attended:
+            agent = call.agent_of(leaving)
+            other = self._other_call(call, agent, target)
+            return self.join(call, leaving, other, self._agents_leg(other, agent), by=by)
+        if release:
+            if self._control.action_for(target, self._source_of(call, leaving)) is None:
+                raise TransferError(EndCause.NOT_FOUND, "nobody can be reached there")
+            return self.release(call, self._partner(call, leaving), target, by=by)
+        return self.begin(call, leaving, target, by=by)
+
+    def _agents_leg(self, call: Call, agent_id: AgentId | None) -> Leg:
+        for leg in (call.agent, call.caller_leg):
+            agent = None if leg is None else call.agent_of(leg)
+            if leg is not None and agent is not None and agent_id in (None, agent):
+                return leg
+        raise TransferError(EndCause.UNSUPPORTED, "no agent is in this call")
+
+    def _other_call(self, call: Call, agent_id: AgentId | None, target: str) -> Call:
+        for other in self._control.calls.values():
+            if other is call or other.over or agent_id not in (other.source.agent_id, other.agent_id):
+                continue
+            if target in ("", other.dialled, other.agent_id, other.caller.number):
+                return other
+        raise TransferError(EndCause.NOT_FOUND, "the agent is in no such other call")
+
+    def _redirect(self, call: Call, target: str, by: str) -> TransferId:
+        """Send a caller who talks to nobody elsewhere."""
+        control = self._control
+        action = control.action_for(target, Source(call.source.trunk, call.source.agent_id))
+        if action is None and control.router.agent(target) is not None:
+            action = RingAgent(agent=target)
+        if action is None:
+            raise TransferError(EndCause.NOT_FOUND, "nobody can be reached there")
+        if isinstance(action, Supervise):
+            raise TransferError(EndCause.FORBIDDEN, "a call cannot be transferred into supervision")
+        if call.over or call.agent is not None or call.transfers >= MAX_TRANSFERS:
+            raise TransferError(EndCause.BUSY, "the call cannot be transferred in this moment", pending=True)
+        if isinstance(action, ToQueue):
+            self._check_queue(action.queue)
+        call.transfers += 1
+        transfer_id = TransferId(control.new_id())
+        control.publish(ev.TransferStarted, call, transfer_id=transfer_id, by=by, target=target)
+        if call.queue_id is not None:
+            wait_s = round(control.clock.monotonic() - call.joined, 3)
+            control.publish(ev.QueueLeft, call, outcome="transferred", wait_s=wait_s)
+        control.route(ContactLeft(call.call_id))
+        control.telephony.stop_play(call.caller_leg.leg_id)
+        call.queue_id = call.music = None
+        control.publish(ev.TransferCompleted, call, transfer_id=transfer_id, target=target)
+        control.begin(call, action)
+        return transfer_id
+
+    # --- a phone asks for a leg's place ---------------------------------------------------
+
+    def on_takeover(self, event: ev.LegIncoming, replaced_id: LegId) -> None:
+        """An INVITE with Replaces: pick-up of a ringing call, or the place of somebody who talks."""
+        control = self._control
+        call = control.call_of(replaced_id)
+        replaced = None if call is None else call.legs[replaced_id]
+        refusal: EndCause | None = None
+        if call is None or replaced is None or call.over or replaced.side == "leaving":
+            refusal = EndCause.NOT_FOUND
+        elif not self._may_take(event.source, call, replaced):
+            refusal = EndCause.FORBIDDEN
+        elif replaced.answered and (call.transfer is not None or call.state not in _TALKING):
+            refusal = EndCause.BUSY
+        if refusal is not None or call is None or replaced is None:
+            cause = refusal or EndCause.NOT_FOUND
+            log.info("takeover.refused", extra={"leg_id": event.leg_id, "cause": cause})
+            control.telephony.reject(event.leg_id, cause)
+            if call is None:
+                control.telephony.release_call(event.call_id)
+            return
+        leg = Leg(event.leg_id, "agent", event.source.agent_id)
+        if replaced.answered:
+            self._take_place(call, leg, replaced)
+        else:
+            self._pick_up(call, leg, replaced)
+
+    def _may_take(self, source: Source, call: Call, replaced: Leg) -> bool:
+        """Agents take the place of agents; a trunk that may transfer, that of its own legs."""
+        if source.agent_id is not None:
+            return call.agent_of(replaced) is not None
+        trunks = self._control.settings.transferring_trunks
+        return replaced.answered and source.trunk in trunks and source.trunk == self._trunk_of(call, replaced)
+
+    def _pick_up(self, call: Call, leg: Leg, replaced: Leg) -> None:
+        """Another agent takes the call that rings at `replaced`."""
+        control = self._control
+        agent_id = leg.agent_id
+        assert agent_id is not None
+        control.adopt(call, leg)
+        log.info("call.picked_up", extra={"call_id": call.call_id, "agent_id": agent_id, "for": replaced.agent_id})
+        transfer = call.transfer
+        if transfer is not None and replaced is transfer.leg:
+            transfer.leg = leg
+            del self._ringing[transfer.transfer_id]
+            control.route(ContactLeft(transfer.transfer_id))
+            control.telephony.hang_up(replaced.leg_id, EndCause.CANCELLED)
+            control.occupy(agent_id, call.call_id)
+            control.telephony.answer(leg.leg_id, peer=transfer.staying.leg_id)
+            return
+        wrap_up_s = 0.0
+        if call.queue_id is not None:
+            queues = control.settings.routing.queues
+            wrap_up_s = next((queue.wrap_up_s for queue in queues if queue.queue_id == call.queue_id), 0.0)
+        control.route(ContactLeft(call.call_id))  # takes back all offers
+        control.occupy(agent_id, call.call_id, wrap_up_s=wrap_up_s)
+        control.take(call, leg)
+        control.telephony.answer(leg.leg_id, peer=call.caller_leg.leg_id)
+
+    def _take_place(self, call: Call, leg: Leg, replaced: Leg) -> None:
+        """The new phone answers first; then the old one leaves."""
+        control = self._control
+        staying = self._partner(call, replaced)
+        control.adopt(call, leg)
+        transfer = Transfer(
+            TransferId(control.new_id()), call, replaced, staying, leg.agent_id or "", report=False, leg=leg
+        )
+        self._start(transfer, replaced.side)
+        if leg.agent_id is not None and leg.agent_id != call.agent_of(replaced):
+            control.occupy(leg.agent_id, call.call_id)
+        control.telephony.answer(leg.leg_id, peer=staying.leg_id)
+
+    # --- the new party --------------------------------------------------------------------
+
+    def on_offer(self, offer: Offer) -> bool:
+        """The router lets an agent be rung; False if this is no transfer's."""
+        transfer = self._ringing.get(offer.contact_id)
+        if transfer is None:
+            return False
+        control = self._control
+        agent_id = AgentId(offer.agent_id)
+        call = transfer.call
+        leg = transfer.leg = Leg(LegId(control.new_id()), "agent", agent_id)
+        control.adopt(call, leg)
+        control.publish(ev.OfferMade, call, agent_id=agent_id, explanation=offer.explanation.as_data())
+        log.info("offer.made", extra={"call_id": call.call_id, "queue": None, "agent_id": agent_id})
+        control.telephony.originate(
+            leg.leg_id,
+            Originate(
+                call_id=call.call_id,
+                agent_id=agent_id,
+                caller=_shown(call, transfer.staying),
+                peer=transfer.staying.leg_id,
+                ring_timeout_s=offer.ring_timeout_s,
+            ),
+        )
+        return True
+
+    def on_ringing(self, transfer: Transfer) -> None:
+        """The new party's phone rings."""
+        self._report(transfer, TransferState.RINGING)
+
+    def on_answered(self, transfer: Transfer) -> None:
+        """The new party has answered."""
+        leg = transfer.leg
+        assert leg is not None
+        if transfer.transfer_id in self._ringing and leg.agent_id is not None:
+            self._control.route(OfferAccepted(transfer.transfer_id, leg.agent_id))
+        else:
+            self._complete(transfer)
+
+    def on_connected(self, decision: Connected) -> None:
+        """The router agrees that they talk."""
+        transfer = self._ringing.get(decision.contact_id)
+        if transfer is not None:
+            self._complete(transfer)
+
+    def on_withdrawn(self, decision: OfferWithdrawn) -> None:
+        """The router takes the offer back."""
+        transfer = self._ringing.get(decision.contact_id)
+        if transfer is not None and transfer.leg is not None and transfer.leg.agent_id == decision.agent_id:
+            leg, transfer.leg = transfer.leg, None
+            leg.side = "leaving"
+            self._control.telephony.hang_up(leg.leg_id, EndCause.CANCELLED)
+
+    def on_refused(self, decision: ContactRefused, cause: EndCause) -> None:
+        """The agent cannot be rung, or did not answer."""
+        transfer = self._ringing.get(decision.contact_id)
+        if transfer is not None:
+            self._fail(transfer, cause)
+
+    def on_ended(self, transfer: Transfer, leg: Leg, event: ev.LegEnded) -> bool:
+        """A leg of the call has ended; False if its end is that of the call."""
+        control = self._control
+        call = transfer.call
+        if leg is transfer.leg:
+            if leg.agent_id is not None and transfer.transfer_id in self._ringing:
+                control.publish(ev.OfferFailed, call, agent_id=leg.agent_id, cause=event.cause)
+                failure = FAILURES.get(event.cause, Failure.FAILED)
+                control.route(OfferFailed(transfer.transfer_id, leg.agent_id, failure))
+            else:
+                # It wanted a leg's place.
+                if leg.agent_id is not None and (transfer.gone or leg.agent_id != call.agent_of(transfer.leaving)):
+                    control.part(call.call_id, leg.agent_id, phone_lost=leg.lost)
+                self._fail(transfer, event.cause)
+            return True
+        if leg is not transfer.leaving or transfer.released:
+            return False
+        transfer.gone = True
+        self._part(transfer)
+        if call.music is not None:
+            control.play(transfer.staying.leg_id, call.music, loop=True)
+        return True
+
+    def on_call_over(self, transfer: Transfer) -> None:
+        """The call ends before the new party has answered."""
+        self._settle(transfer)
+        self._control.route(ContactLeft(transfer.transfer_id))
+        self._publish_failed(transfer, EndCause.CANCELLED)
+
+    # --- outcomes -------------------------------------------------------------------------
+
+    def _complete(self, transfer: Transfer, other: Call | None = None) -> None:
+        """The new party has answered: it takes the place of the one who leaves."""
+        control = self._control
+        call, leg = transfer.call, transfer.leg
+        assert leg is not None
+        self._settle(transfer)
+        self._leave(transfer)
+        leg.side = "agent"
+        call.agent = leg
+        if leg.agent_id is not None:
+            control.route(ConversationMoved(transfer.transfer_id, leg.agent_id, call.call_id))
+        control.talk(call)
+        self._report(transfer, TransferState.DONE)
+        self._publish_done(transfer, other)
+        control.telephony.hang_up(transfer.leaving.leg_id)
+
+    def _hand_over(self, transfer: Transfer, action: Action) -> None:
+        """To where nobody has to answer first: a queue, a prompt."""
+        control = self._control
+        call = transfer.call
+        self._settle(transfer)
+        self._leave(transfer)
+        call.agent = None
+        call.talk_started = call.talk_started_at = None
+        call.queue_id = None
+        self._report(transfer, TransferState.DONE)
+        self._publish_done(transfer)
+        control.telephony.hang_up(transfer.leaving.leg_id)
+        control.begin(call, action)
+        control.save(call)
+
+    def _fail(self, transfer: Transfer, cause: EndCause) -> None:
+        """The new party did not take the call: the old conversation goes on, if there still is one."""
+        control = self._control
+        self._settle(transfer)
+        self._publish_failed(transfer, cause)
+        leg = transfer.leg
+        if leg is not None and not transfer.released:
+            leg.side = "leaving"
+            control.telephony.hang_up(leg.leg_id, EndCause.CANCELLED)
+        if transfer.gone:
+            control.end(transfer.call, cause, by="system", detail="the transfer failed")
+
+    def _start(self, transfer: Transfer, by: str, *, attended: bool = False, other: Call | None = None) -> None:
+        call = transfer.call
+        call.transfer = transfer
+        call.transfers += 1
+        self._control.publish(
+            ev.TransferStarted,
+            call,
+            transfer_id=transfer.transfer_id,
+            by=by,
+            target=transfer.target,
+            from_agent=call.agent_of(transfer.leaving),
+            attended=attended,
+            released=transfer.released,
+            other_call=None if other is None else other.call_id,
+        )
+        log.info("transfer.started", extra={"call_id": call.call_id, "by": by, "attended": attended})
+
+    def _settle(self, transfer: Transfer) -> None:
+        """It is no longer in progress, whatever its outcome."""
+        transfer.call.transfer = None
+        self._ringing.pop(transfer.transfer_id, None)
+
+    def _leave(self, transfer: Transfer) -> None:
+        """Who leaves gives up the place; the partner stays as the call's caller."""
+        control = self._control
+        call, leaving, staying = transfer.call, transfer.leaving, transfer.staying
+        if not transfer.gone:
+            self._part(transfer)
+            control.telephony.unbridge(leaving.leg_id, staying.leg_id)
+        control.telephony.stop_play(staying.leg_id)
+        leaving.side = "leaving"
+        if staying is not call.caller_leg:
+            agent_id = staying.agent_id
+            call.caller = _shown(call, staying)
+            call.caller_leg = staying
+            staying.side = "caller"
+            call.source = Source(call.source.trunk if agent_id is None else None, agent_id)
+            if agent_id is not None:  # the call may be offered to agents under its own name again
+                control.route(ConversationMoved(call.call_id, agent_id, call.call_id))
+
+    def _part(self, transfer: Transfer) -> None:
+        """The conversation of the one who leaves is over."""
+        control = self._control
+        call, leaving = transfer.call, transfer.leaving
+        if call.talk_started is not None:
+            if call.state is CallState.HELD:
+                control.publish(ev.HoldEnded, call, by=leaving.side if leaving.held else transfer.staying.side)
+            talk_s = round(control.clock.monotonic() - call.talk_started, 3)
+            control.publish(ev.TalkEnded, call, agent_id=call.agent_of(leaving), talk_s=talk_s)
+            call.talk_started = call.talk_started_at = None
+        agent_id = call.agent_of(leaving)
+        stays = transfer.leg is not None and transfer.leg.agent_id == agent_id  # on another phone
+        if agent_id is not None and not stays:
+            control.part(call.call_id, agent_id, phone_lost=leaving.lost)
+
+    def _report(self, transfer: Transfer, state: TransferState, cause: EndCause = EndCause.NORMAL) -> None:
+        if transfer.report:
+            self._control.telephony.report_transfer(transfer.transfer_id, state, cause)
+
+    def _publish_done(self, transfer: Transfer, other: Call | None = None) -> None:
+        to_agent = None if transfer.leg is None else transfer.leg.agent_id
+        self._control.publish(
+            ev.TransferCompleted,
+            transfer.call,
+            transfer_id=transfer.transfer_id,
+            target=transfer.target,
+            to_agent=to_agent,
+            other_call=None if other is None else other.call_id,
+        )
+        log.info("transfer.completed", extra={"call_id": transfer.call.call_id, "to_agent": to_agent})
+
+    def _publish_failed(self, transfer: Transfer, cause: EndCause) -> None:
+        self._report(transfer, TransferState.FAILED, cause)
+        self._control.publish(
+            ev.TransferFailed, transfer.call, transfer_id=transfer.transfer_id, target=transfer.target, cause=cause
+        )
+        log.info("transfer.failed", extra={"call_id": transfer.call.call_id, "cause": cause})
+
+    # --- checks ---------------------------------------------------------------------------
+
+    def _partner(self, call: Call, leg: Leg) -> Leg:
+        """The leg that talks with `leg`, which may leave now.
+
+        Raises:
+            TransferError: it may not.
+        """
+        if call.transfer is not None:
+            raise TransferError(EndCause.BUSY, "another transfer of this call is in progress", pending=True)
+        if call.transfers >= MAX_TRANSFERS:
+            raise TransferError(EndCause.FORBIDDEN, f"this call was transferred {MAX_TRANSFERS} times")
+        partner = call.other(leg)
+        if call.over or call.state not in _TALKING or partner is None or leg not in (call.caller_leg, call.agent):
+            raise TransferError(EndCause.UNSUPPORTED, "there is nobody to be transferred")
+        return partner
+
+    def _source_of(self, call: Call, leg: Leg) -> Source:
+        """Whose rights a transfer uses: those of the one who leaves."""
+        agent_id = call.agent_of(leg)
+        return Source(agent_id=agent_id) if agent_id is not None else Source(trunk=self._trunk_of(call, leg))
+
+    def _check_queue(self, queue: str) -> None:
+        status = self._control.router.queue(QueueId(queue))
+        if status is None:
+            raise TransferError(EndCause.NOT_FOUND, "there is no such queue")
+        if not status.members:
+            raise TransferError(EndCause.UNREACHABLE, "nobody serves this queue")
+
+
+def _shown(call: Call, leg: Leg) -> Party:
+    """Who a leg is to the party it is connected to."""
+    if leg is call.caller_leg:
+        return call.caller
+    return Party(leg.agent_id or call.dialled)
