@@ -6,10 +6,13 @@ flood takes a fixed amount of memory.
 
 from __future__ import annotations
 
+from copy import copy
+
 from adapters.sip.errors import UsageError
 from adapters.sip.message import Request, Response
 from adapters.sip.schedule import Schedule
 from adapters.sip.transaction import (
+    TIMEOUT,
     ClientTransaction,
     Effect,
     Flow,
@@ -98,14 +101,80 @@ class TransactionLayer:
             tx = InviteClientTransaction(request, flow, now)
         else:
             tx = NonInviteClientTransaction(request, flow, now)
+        self._enter(tx)
+        return tx, self._settle(tx, tx.start())
+
+    def _enter(self, tx: ClientTransaction) -> None:
+        request = tx.request
         branch = request.top_via.branch
         tx.key = (branch, request.method)
         if not branch or tx.key in self._clients:
             raise UsageError("a request needs a branch of its own")
         self._clients[tx.key] = tx
-        if flow.reliable:
-            self._by_stream.setdefault(flow, {})[tx] = None
-        return tx, self._settle(tx, tx.start())
+        if tx.flow.reliable:
+            self._by_stream.setdefault(tx.flow, {})[tx] = None
+
+    # --- requests that go to one target after another -------------------------------------
+
+    def open_held(self, request: Request, flow: Flow, now: float) -> ClientTransaction:
+        """As `open_client`, but send nothing before `move`.
+
+        Raises:
+            UsageError: the branch of the request is not new, or no branch.
+        """
+        kind = InviteClientTransaction if request.method == "INVITE" else NonInviteClientTransaction
+        tx = kind(request, flow, now)
+        self._enter(tx)
+        tx.hold(now + TIMEOUT)
+        self._schedule.update(tx)
+        return tx
+
+    def hold(self, tx: ClientTransaction, now: float) -> None:
+        """Take a failed transaction back, to `move` it."""
+        tx.hold(now + TIMEOUT)
+        self._clients[tx.key] = tx
+        self._schedule.update(tx)
+
+    def holds(self, tx: ClientTransaction) -> bool:
+        """Whether a transaction is still here."""
+        return self._clients.get(tx.key) is tx
+
+    def move(self, tx: ClientTransaction, via: str, flow: Flow, now: float, until: float) -> list[Effect]:
+        """Send the request of `tx` to another target: a new transaction (RFC 3263 4.3) for the same user.
+
+        Args:
+            tx: waits, or has failed.
+            via: for the request, with a new branch.
+            flow: where to send.
+            now: monotonic seconds.
+            until: when to give up without any response.
+        """
+        if self.holds(tx):
+            del self._clients[tx.key]
+        if tx.flow.reliable:
+            self._leave_stream(tx.flow, tx)
+        tx.request.set("via", via)
+        tx.restart(flow, now, until)
+        self._enter(tx)
+        return self._settle(tx, tx.start())
+
+    def leave(self, tx: ClientTransaction, now: float) -> ClientTransaction:
+        """A copy of an INVITE transaction that stays for late responses when `tx` moves."""
+        left = copy(tx)
+        request = tx.request
+        left.request = Request(request.method, request.uri, dict(request.headers), request.body)
+        left.scheduled_at = None
+        if left.state is _TERMINATED:  # nobody answered yet
+            left.hold(now + TIMEOUT)
+        self._clients[left.key] = left
+        self._schedule.update(left)
+        return left
+
+    def abandon(self, tx: ClientTransaction, now: float) -> list[Effect]:
+        """End a transaction that has nowhere to go."""
+        return self._settle(tx, tx.on_transport_error(now))
+
+    # --- responses to our requests --------------------------------------------------------
 
     def find_client(self, response: Response) -> ClientTransaction | None:
         """The transaction that a response belongs to."""
@@ -151,7 +220,6 @@ class TransactionLayer:
         else:
             self._schedule.update(tx)
         return effects
-
 
     def _leave_stream(self, flow: Flow, tx: Transaction) -> None:
         waiting = self._by_stream.get(flow)

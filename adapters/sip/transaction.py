@@ -120,6 +120,7 @@ class Transaction:
         flow: where its messages go.
         key: under which the layer finds it; set by the layer.
         user: whoever is told of its messages; set by the layer's owner.
+        course: where else its request may go; None: nowhere. Set by the layer's owner.
         scheduled_at: bookkeeping of the schedule.
     """
 
@@ -130,6 +131,7 @@ class Transaction:
         "_end_at",
         "_interval",
         "_resend_at",
+        "course",
         "flow",
         "key",
         "request",
@@ -144,6 +146,7 @@ class Transaction:
         self.flow = flow
         self.key: object = None
         self.user: Any = None
+        self.course: Any = None
         self.scheduled_at: float | None = None
         self._data = data  # what is repeated
         self._resend_at: float | None = None
@@ -325,6 +328,27 @@ class ClientTransaction(Transaction):
         """
         if self.state in self.SHORTENED:
             self._end_at = deadline
+
+    def hold(self, until: float) -> None:
+        """Send nothing before `restart`; wait for that until a time."""
+        self.state = self.FIRST
+        self._resend_at = None
+        self._end_at = until
+
+    def restart(self, flow: Flow, now: float, until: float) -> None:
+        """Begin anew, towards another target and with the branch that the request has now.
+
+        Args:
+            flow: where to send.
+            now: monotonic seconds.
+            until: when to give up without any response; not later than timers B and F.
+        """
+        self.state = self.FIRST
+        self.flow = flow
+        self._data = self.request.serialise()
+        self._interval = T1
+        self._resend_at = None if flow.reliable else now + T1
+        self._end_at = min(until, now + TIMEOUT)
 
     def start(self) -> list[Effect]:
         """The first sending of the request."""
