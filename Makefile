@@ -54,8 +54,9 @@ bench: setup-test ## run every benchmark, one after the other
 		.venv/bin/python -m "$${module//\//.}"; \
 	done
 
-prove: setup-test ## run only the calls with real phones (baresip, pjsua2, SIPp), one by one, in their long forms, with figures
+prove: setup-test ## run only the calls with real phones (baresip, pjsua2, SIPp), one by one, in their long forms, with figures; then fuzz SIP
 	@MURIMA_PROVE=1 .venv/bin/pytest -n 0 --verbose --log-cli-level INFO tests/peers $(PYTEST_ARGS)
+	@.venv/bin/python -m tests.fuzz.sip --runs 100000
 
 lock: ## choose new versions of all dependencies and write requirements/*.txt
 	@tools/lock

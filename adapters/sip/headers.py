@@ -42,6 +42,7 @@ _CSEQ = re.compile(r"([0-9]{1,12})\s+([A-Za-z0-9\-.!%*_+`'~]+)")
 _UNSAFE = re.compile("[\x00\r\n\ud800-\udc7f\udd00-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]")
 _WHITESPACE_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f]")
+_NOT_IN_URI = re.compile(r"[\s\x00-\x1f\x7f<>\"]")
 
 
 def is_token(text: str) -> bool:
@@ -179,7 +180,7 @@ class NameAddr:
     def __str__(self) -> str:
         if self.uri == "*":
             return "*"
-        if isinstance(self.uri, str) and (_WHITESPACE_OR_CONTROL.search(self.uri) or set(self.uri) & set('<>"')):
+        if isinstance(self.uri, str) and _NOT_IN_URI.search(self.uri):
             raise UsageError("not a URI")
         name = f"{quoted(self.display_name)} " if self.display_name else ""
         return f"{name}<{self.uri}>{format_params(self.params)}"
@@ -200,7 +201,7 @@ def _parse_name_addr(text: str) -> NameAddr:
             raise PeerError("address needs angle brackets")
     params = {} if params_text is None else parse_params(params_text)
     if match is None and uri_text == "*":
-        return NameAddr(None, "*", params)
+        return NameAddr(None, "*")  # nothing may follow it (RFC 3261 20.10)
     return NameAddr(name, _parse_any_uri(uri_text), params)
 
 
@@ -214,7 +215,7 @@ def _parse_any_uri(text: str) -> SipUri | str:
     except PeerError as exc:
         if exc.status != 416:
             raise
-    if _WHITESPACE_OR_CONTROL.search(text):
+    if _NOT_IN_URI.search(text):
         raise PeerError("malformed URI")
     return text
 

@@ -523,4 +523,7 @@ def _read_connection(value: str) -> str:
     parts = value.split()
     if len(parts) != 3 or parts[0].upper() != "IN" or parts[1].upper() not in ("IP4", "IP6"):
         raise PeerError("malformed c= line")
-    return parts[2].partition("/")[0]
+    address = parts[2].partition("/")[0]
+    if not address:
+        raise PeerError("malformed c= line")
+    return address
