@@ -301,6 +301,22 @@ def start_g_h(tx: Transaction, _message: object, now: float, _effects: list[Effe
     tx._end_at = now + TIMEOUT
 
 
+def build_cancel(request: Request) -> Request:
+    """The CANCEL of an INVITE of ours: same branch, same number, same way (RFC 3261 9.1)."""
+    cancel = Request.build(
+        "CANCEL",
+        request.uri,
+        via=request.headers["via"][0],
+        from_=request.headers["from"][0],
+        to=request.headers["to"][0],
+        call_id=request.headers["call-id"][0],
+        cseq=request.cseq.number,
+    )
+    for route in request.headers.get("route", ()):
+        cancel.add("route", route)
+    return cancel
+
+
 # --- tables --------------------------------------------------------------------------------
 
 _CLIENT_FAILED = (State.TERMINATED, (fail,))
