@@ -14,7 +14,7 @@ from engine.events import AgentId, CallId, LegId, Party, QueueId, Source
 if TYPE_CHECKING:
     from engine.transfers import Transfer
 
-Side = Literal["caller", "agent", "leaving"]
+Side = Literal["caller", "agent", "callee", "leaving"]
 
 
 class CallState(StrEnum):
@@ -34,7 +34,8 @@ class Leg:
     """One party's connection.
 
     Attributes:
-        side: "leaving": its place was given to another leg, and its end changes nothing.
+        side: "callee": somebody outside whom we called; "leaving": its place was
+            given to another leg, and its end changes nothing.
         agent_id: the agent whose phone we called, or who took over a leg.
         lost: the phone dropped off.
     """

@@ -20,7 +20,7 @@ from pathlib import PurePath
 from typing import Any
 
 from config.numbers import DialPlan
-from config.schema import Action, AnswerSilence, EchoBack, PlayPrompt, RingAgent, Supervise, ToQueue
+from config.schema import Action, AnswerSilence, DialOut, EchoBack, PlayPrompt, RingAgent, Supervise, ToQueue
 from engine import events as ev
 from engine import snapshot
 from engine.bus import EventBus
@@ -29,6 +29,7 @@ from engine.causes import FAILURES, REFUSALS
 from engine.clock import Clock
 from engine.events import AgentId, CallId, EndCause, LegId, PlayId, QueueId, TransferId
 from engine.identity import IdSource
+from engine.outbound import OutboundCalls, OutboundRules
 from engine.telephony import Originate, Telephony
 from engine.transfers import Transfers
 from routing.decisions import (
@@ -78,6 +79,7 @@ class ControlSettings:
     queues: Mapping[str, QueueCare]
     supervising_trunks: frozenset[str] = frozenset()
     transferring_trunks: frozenset[str] = frozenset()
+    outbound: OutboundRules = dataclasses.field(default_factory=OutboundRules)
 
 
 class CallControl:
@@ -91,8 +93,13 @@ class CallControl:
         clock: Clock,
         new_id: IdSource,
         on_deadline: Callable[[float | None], None] = lambda _: None,
+        draw: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`on_deadline` is told the monotonic time at which `on_time` is due, whenever it may have changed."""
+        """Join the parts.
+
+        `on_deadline` is told the monotonic time at which `on_time` is due, whenever it may have changed.
+        `draw` gives random numbers from 0 up to 1, which share calls out among trunks.
+        """
         self.telephony = telephony
         self.settings = settings
         self._bus = bus
@@ -103,6 +110,7 @@ class CallControl:
         self.calls: dict[CallId, Call] = {}
         self.orphans: dict[CallId, snapshot.CallSnapshot] = {}
         self.transfers = Transfers(self)
+        self.outbound = OutboundCalls(self, settings.outbound, draw)
         self._call_by_leg: dict[LegId, Call] = {}
         self._second_calls: dict[AgentId, list[CallId]] = {}  # placed by agents who were talking already
         self._inbox: deque[ev.LegEvent] = deque()
@@ -131,6 +139,7 @@ class CallControl:
         """Activate another configuration; calls go on, waiting callers get the new rules."""
         with self.turn():
             self.settings = settings
+            self.outbound.replace(settings.outbound)
             self.route(SettingsReplaced(settings.routing))
 
     def ask_agent_state(self, agent_id: AgentId, state: AgentState, reason: str) -> None:
@@ -219,6 +228,8 @@ class CallControl:
                 "sip_call_id": event.peer_reference,
             },
         )
+        if event.source.trunk is not None:
+            self.outbound.on_incoming(leg.leg_id, event.source.trunk)
         if event.source.agent_id is not None:
             self.occupy(event.source.agent_id, call.call_id)
         action = self.action_for(call.dialled, call.source)
@@ -250,16 +261,21 @@ class CallControl:
 
     def action_for(self, dialled: str, source: ev.Source) -> Action | None:
         """What happens to a number that somebody dials; None: nothing is there for them."""
+        if source.trunk is not None and not self.outbound.may_reach(source.trunk, dialled):
+            return None
         match = self.settings.dial_plan.match(dialled)
         if match is not None:
             return match.action
         # Colleagues reach each other by id; what strangers may dial is only what `numbers` says.
         if source.agent_id is not None and self.router.agent(dialled) is not None:
             return RingAgent(agent=dialled)
-        return None
+        return None if source.agent_id is None else self.outbound.action_for(dialled)
 
-    def begin(self, call: Call, action: Action) -> None:
-        """Start the next step of a call, answered already or not."""
+    def begin(self, call: Call, action: Action, *, authority: ev.Source | None = None) -> None:
+        """Start the next step of a call, answered already or not.
+
+        `authority`: on whose word calls to the outside are made; None: on the caller's.
+        """
         call.action = action
         match action:
             case ToQueue(queue=queue):
@@ -267,6 +283,8 @@ class CallControl:
             case RingAgent(agent=agent, record=record):
                 call.record = record
                 self._ring_agent(call, AgentId(agent))
+            case DialOut(dial=number, record=record):
+                self.outbound.begin(call, number, authority or call.source, record=record)
             case Supervise():  # those who may are told that this engine cannot do it yet
                 allowed = call.source.trunk in self.settings.supervising_trunks
                 self.end(call, EndCause.UNSUPPORTED if allowed else EndCause.FORBIDDEN, by="system")
@@ -324,6 +342,8 @@ class CallControl:
             self.transfers.on_answered(call.transfer)
         elif leg.side == "caller":
             self._caller_answered(call)
+        elif leg.side == "callee":
+            self.outbound.on_answered(call, leg)
         elif leg is call.agent:  # it took over another phone's call
             self._meet(call)
         elif leg.agent_id is not None:
@@ -348,10 +368,14 @@ class CallControl:
         leg = call.legs[event.leg_id]
         if call.transfer is not None and leg is call.transfer.leg:
             self.transfers.on_ringing(call.transfer)
-        elif leg.side == "agent" and not call.caller_leg.answered:
-            self.telephony.ring(call.caller_leg.leg_id)
+        elif leg.side in ("agent", "callee"):
+            if leg.side == "callee":
+                self.outbound.on_ringing(call)
+            if not call.caller_leg.answered:
+                self.telephony.ring(call.caller_leg.leg_id)
 
     def _on_ended(self, event: ev.LegEnded) -> None:
+        self.outbound.on_gone(event.leg_id)
         call = self._call_by_leg.pop(event.leg_id, None)
         if call is None:
             return
@@ -362,7 +386,9 @@ class CallControl:
         elif leg.side == "caller":
             self.end(call, event.cause, by="caller", status=event.status, detail=event.detail)
         elif leg is call.agent:
-            self.end(call, event.cause, by="agent", status=event.status, detail=event.detail)
+            self.end(call, event.cause, by=leg.side, status=event.status, detail=event.detail)
+        elif leg.side == "callee":
+            self.outbound.on_failed(call, event)
         elif leg.agent_id is not None and call.offers.get(leg.agent_id) is leg:
             del call.offers[leg.agent_id]
             failure = FAILURES.get(event.cause, Failure.FAILED)
@@ -422,6 +448,24 @@ class CallControl:
                 call.action = AnswerSilence(answer="silence")
             case then:
                 self.begin(call, then)
+
+    def _on_trunk_reachability(self, event: ev.TrunkReachability) -> None:
+        self.outbound.on_reachability(event)
+        log.log(
+            logging.INFO if event.reachable else logging.WARNING,
+            "trunk.reachable" if event.reachable else "trunk.unreachable",
+            extra={"trunk": event.trunk, "gateway": event.gateway, "detail": event.detail},
+        )
+        self._bus.publish(
+            ev.TrunkStateChanged(
+                event_id=self.new_id(),
+                at=self.clock.utc(),
+                trunk=event.trunk,
+                gateway=event.gateway,
+                reachable=event.reachable,
+                detail=event.detail,
+            )
+        )
 
     def _on_reachability(self, event: ev.AgentReachability) -> None:
         self.route(AgentReachable(event.agent_id, event.reachable))
@@ -545,6 +589,7 @@ class CallControl:
         if call.over:
             return
         call.over = True
+        self.outbound.on_over(call)
         if call.transfer is not None:
             self.transfers.on_call_over(call.transfer)
         now = self.clock.monotonic()
@@ -746,4 +791,5 @@ _HANDLERS: dict[type, Callable[[CallControl, Any], None]] = {
     ev.CallAbandonedByEngine: CallControl._on_orphan,
     ev.OrphanEnded: CallControl._on_orphan_ended,
     ev.AgentReachability: CallControl._on_reachability,
+    ev.TrunkReachability: CallControl._on_trunk_reachability,
 }

@@ -342,6 +342,39 @@ class QueueLeft(LogEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundTried(LogEvent):
+    """A number outside is called through a trunk. `explanation` says why this one."""
+
+    name: ClassVar[str] = "outbound.tried"
+    trunk: str
+    gateway: int
+    number: str
+    explanation: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundFailed(LogEvent):
+    """A number outside was not reached through this trunk."""
+
+    name: ClassVar[str] = "outbound.failed"
+    trunk: str
+    gateway: int
+    cause: EndCause
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrunkStateChanged(LogEvent):
+    """A trunk, or one of its gateways, went out of service or came back."""
+
+    name: ClassVar[str] = "trunk.state"
+    trunk: str
+    gateway: int | None = None
+    reachable: bool = True
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TalkStarted(LogEvent):
     """Caller and agent hear each other."""
 

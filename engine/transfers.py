@@ -507,6 +507,7 @@ class Transfers:
         """To where nobody has to answer first: a queue, a prompt."""
         control = self._control
         call = transfer.call
+        authority = self._source_of(call, transfer.leaving)
         self._settle(transfer)
         self._leave(transfer)
         call.agent = None
@@ -515,7 +516,7 @@ class Transfers:
         self._report(transfer, TransferState.DONE)
         self._publish_done(transfer)
         control.telephony.hang_up(transfer.leaving.leg_id)
-        control.begin(call, action)
+        control.begin(call, action, authority=authority)
         control.save(call)
 
     def _fail(self, transfer: Transfer, cause: EndCause) -> None:

@@ -178,6 +178,10 @@ class Search:
             "trunks": [dict(tried) for tried in self._tried],
         }
 
+    def refusals(self) -> frozenset[TrunkRefusal]:
+        """Why gateways were passed over so far."""
+        return frozenset(r for tried in self._tried if isinstance(r := tried["refused"], TrunkRefusal))
+
     def begin(self, candidates: Iterable[tuple[str, int, bool]]) -> None:
         """Take the order of trunks and gateways; the flag says: even if it seems dead."""
         self._candidates = iter(candidates)
