@@ -165,7 +165,8 @@ bind_rtp_to_media_address = yes
 _DIALPLAN = """\
 [murima]
 exten => talk,1,Answer()
- same => n,MixMonitor({folder}/mixed-${{FILTER(0-9,${{CHANNEL}})}}.wav,r({folder}/heard-${{FILTER(0-9,${{CHANNEL}})}}.wav))
+ same => n,Set(CALL=${{FILTER(0-9,${{CHANNEL}})}})
+ same => n,MixMonitor({folder}/mixed-${{CALL}}.wav,r({folder}/heard-${{CALL}}.wav))
  same => n,{play}
  same => n,Wait(120)
 exten => early,1,Progress()

@@ -34,7 +34,6 @@ keepalive_period=0
 verify_server_certs={verify}
 verify_server_cn={verify}
 root_ca={authority}
-auto_net_state_mon=0
 [rtp]
 bind_address={address}
 audio_rtp_port={rtp_port}
@@ -55,7 +54,7 @@ display=0
 
 _ACCOUNT = """\
 [proxy_0]
-reg_proxy=<sip:{domain}{parameter}>
+reg_proxy=<sip:{proxy}{parameter}>
 reg_route=<sip:{proxy}{parameter};lr>
 reg_identity=sip:{user}@{domain}
 reg_expires=60
@@ -85,8 +84,8 @@ _SENTENCES = (
     ("error", r"Call (?P<call>\d+) with .* error\."),
     ("ended", r"Call (?P<call>\d+) with .* ended \((?P<reason>.*)\)\."),
     ("dtmf", r"Receiving tone (?P<digit>.) from "),
-    ("registered", r"Registration on .* successful\."),
-    ("register_failed", r"Registration on .* failed: (?P<reason>.*)"),
+    ("registered", r"registered, identity="),
+    ("unregistered", r"registered=(0|-1)"),
 )
 _EVENTS = tuple((kind, re.compile(pattern)) for kind, pattern in _SENTENCES)
 
@@ -94,7 +93,7 @@ _EVENTS = tuple((kind, re.compile(pattern)) for kind, pattern in _SENTENCES)
 class Linphone:
     """One linphonec with one account; `async with Linphone(...) as phone`.
 
-    Event kinds: registered, incoming, dialling, ringing, early_media, connected,
+    Event kinds: incoming, dialling, ringing, early_media, connected,
     streams (after each negotiation), paused, paused_by_remote, transferred, error,
     ended, dtmf; `call` is linphone's number of the call.
 
@@ -212,10 +211,19 @@ class Linphone:
         if self._play is not None:
             await self.command(f"play {self._play}")
         if self._register:
-            event = await self.events.expect(("registered", "register_failed"))
-            if event["kind"] == "register_failed":
-                raise PeerError(f"linphone was refused registration: {event['reason']}")
+            await self._registered()
         await self._process.bound(self.address, self.port, "udp" if self._transport == "udp" else "tcp")
+
+    async def _registered(self) -> None:
+        try:
+            async with asyncio.timeout(10):
+                while True:
+                    await self.command("status register")  # it can only be asked for
+                    if (await self.events.expect(("registered", "unregistered")))["kind"] == "registered":
+                        return
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise PeerError(f"linphone could not register; see {self.folder}/linphone.log") from None
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         with (self.folder / "output.log").open("wb") as log:

@@ -1,0 +1,199 @@
+"""Phones of several makes behind one interface: parties of a call that speak from the start and keep what they hear."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from tests.audio import Samples, save_wav
+from tests.peers.baresip import Baresip
+from tests.peers.linphone import Linphone
+from tests.peers.pjsua import Pjsua
+from tests.ports import loopback_address
+from tests.speech import RATE, speech
+
+# Silence before the speech: both ends, and the phones' jitter buffers, are settled by then.
+LEAD_S = 0.5
+SPEECH_S = 2.5
+# What a call needs for all of it.
+TALK_S = LEAD_S + SPEECH_S + 0.5
+
+# pjsua_call_media_status
+_ACTIVE, _LOCAL_HOLD, _REMOTE_HOLD = 1, 2, 3
+
+
+def write_words(folder: Path, variant: int) -> Path:
+    """Write the silence and the speech that a party says to a WAV file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lead = np.zeros(int(LEAD_S * RATE), dtype=np.int16)
+    return save_wav(folder / "words.wav", np.concatenate([lead, speech(SPEECH_S, variant)]), RATE)
+
+
+class Party(ABC):
+    """A phone with one call at a time; `async with party("baresip", ...) as caller`. It answers at once."""
+
+    words: Samples  # what it says in each call
+
+    async def __aenter__(self) -> Self:
+        await self._phone.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._phone.__aexit__(kind, error, trace)
+
+    _phone: Any
+
+    @property
+    def uri(self) -> str:
+        """Where a fixed contact reaches it."""
+        return str(self._phone.uri)
+
+    @abstractmethod
+    async def dial(self, uri: str) -> None:
+        """Call somebody; `talking` tells when the other has answered."""
+
+    @abstractmethod
+    async def talking(self) -> None:
+        """Wait until its call is up, whoever called."""
+
+    @abstractmethod
+    async def hold(self) -> None:
+        """Put its call on hold, and wait until that is agreed."""
+
+    @abstractmethod
+    async def resume(self) -> None:
+        """Take its call back, and wait until that is agreed."""
+
+    @abstractmethod
+    async def hang_up(self) -> None:
+        """End its call."""
+
+    @abstractmethod
+    async def ended(self) -> None:
+        """Wait until its call has ended."""
+
+    @abstractmethod
+    async def transfer(self, uri: str) -> None:
+        """Send the other one of its call to a URI (REFER)."""
+
+    def heard(self) -> Samples:
+        """Return what its last call brought in; 8 kHz. Complete once the call has ended."""
+        heard: Samples = self._phone.heard()
+        return heard
+
+
+class BaresipParty(Party):
+    def __init__(self, folder: Path, user: str, **options: Any) -> None:
+        self._phone = Baresip(folder, user, **options)
+
+    async def dial(self, uri: str) -> None:
+        await self._phone.dial(uri)
+
+    async def talking(self) -> None:
+        await self._phone.expect("call_established")
+
+    async def hold(self) -> None:
+        await self._phone.hold()
+
+    async def resume(self) -> None:
+        await self._phone.resume()
+
+    async def hang_up(self) -> None:
+        await self._phone.hang_up()
+
+    async def ended(self) -> None:
+        await self._phone.expect("call_closed")
+
+    async def transfer(self, uri: str) -> None:
+        await self._phone.command("transfer", uri)
+
+
+class LinphoneParty(Party):
+    _call = 0
+
+    def __init__(self, folder: Path, user: str, **options: Any) -> None:
+        self._phone = Linphone(folder, user, **options)
+
+    async def dial(self, uri: str) -> None:
+        await self._phone.dial(uri)
+
+    async def talking(self) -> None:
+        self._call = (await self._phone.expect("connected"))["call"]
+        await self._phone.expect("streams", call=self._call)
+
+    async def hold(self) -> None:
+        await self._phone.hold()
+        await self._phone.expect("paused", call=self._call)
+
+    async def resume(self) -> None:
+        await self._phone.resume(self._call)
+        await self._phone.expect("streams", call=self._call)
+
+    async def hang_up(self) -> None:
+        await self._phone.hang_up(self._call)
+
+    async def ended(self) -> None:
+        await self._phone.expect("ended", call=self._call)
+
+    async def transfer(self, uri: str) -> None:
+        await self._phone.transfer(self._call, uri)
+
+
+class PjsuaParty(Party):
+    _call = 0
+
+    def __init__(self, folder: Path, user: str, **options: Any) -> None:
+        self._phone = Pjsua(folder, user, **options)
+
+    async def dial(self, uri: str) -> None:
+        await self._phone.dial(uri)
+
+    async def talking(self) -> None:
+        self._call = (await self._phone.expect("call", state="confirmed"))["call"]
+        await self._phone.expect("media", call=self._call, status=_ACTIVE)
+
+    async def hold(self) -> None:
+        await self._phone.hold(self._call)
+        await self._phone.expect("media", call=self._call, status=_LOCAL_HOLD)
+
+    async def resume(self) -> None:
+        await self._phone.resume(self._call)
+        await self._phone.expect("media", call=self._call, status=_ACTIVE)
+
+    async def hang_up(self) -> None:
+        await self._phone.hang_up(self._call)
+
+    async def ended(self) -> None:
+        await self._phone.expect("call", call=self._call, state="disconnected")
+
+    async def transfer(self, uri: str) -> None:
+        await self._phone.transfer(self._call, uri)
+
+
+_MAKES: dict[str, type[BaresipParty | LinphoneParty | PjsuaParty]] = {
+    "baresip": BaresipParty,
+    "linphone": LinphoneParty,
+    "pjsua": PjsuaParty,
+}
+
+
+def party(make: str, folder: Path, user: str, *, variant: int, **options: Any) -> Party:
+    """Return a phone of this make: baresip, linphone or pjsua.
+
+    Args:
+        make: which.
+        folder: an empty folder of its own.
+        user: the account's user part.
+        variant: what it says (see `tests.speech`).
+        options: those of the phone's class; `address` is one of its own by default.
+    """
+    options.setdefault("address", loopback_address())
+    result = _MAKES[make](folder / make, user, play=write_words(folder, variant), **options)
+    result.words = speech(SPEECH_S, variant)
+    return result
