@@ -50,12 +50,14 @@ class Locator:
         return self._resolver.asked
 
     def locate(self, uri: SipUri, then: Callable[[Sequence[Target]], None]) -> None:
-        """Find the targets of a URI; `then` gets them, at once if all is known."""
+        """Find the targets of a URI; `then` gets them, at once if they are known. None is never told at once."""
         found = locate(uri, self._resolver.known, self.ways, self._random)
         if isinstance(found, Missing):
-            self._begin(self._search(uri, found, then), partial(then, ()))
-        else:
+            self._begin(self._search(uri, found, then), partial(self._loop.call_soon, then, ()))
+        elif found:
             then(found)
+        else:
+            self._loop.call_soon(then, ())
 
     def known(self, host: str) -> str | None:
         """An address of a host, while it may still be used."""

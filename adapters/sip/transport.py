@@ -20,9 +20,12 @@ from typing import NamedTuple
 
 from adapters.sip.connections import Connection, ConnectionLimits, Connections, KeepAliveTimes, Link
 from adapters.sip.datagrams import Datagrams
+from adapters.sip.dns import DnsSettings
 from adapters.sip.endpoint import Effect, Endpoint, Event
 from adapters.sip.errors import PeerError
-from adapters.sip.hosts import HostNames
+from adapters.sip.failover import Locate
+from adapters.sip.location import DEFAULT_PORTS, Target, is_address
+from adapters.sip.locator import Locator
 from adapters.sip.trace import SipTrace
 from adapters.sip.transaction import Flow, Send
 from adapters.sip.websocket import WebSocketLink
@@ -53,6 +56,7 @@ class SipTransport:
     Args:
         limits: for stream connections.
         keep_alive: for connections of ours.
+        dns: whom to ask for host names; None: the system's name servers.
 
     Attributes:
         counters: what was dropped, by reason.
@@ -60,7 +64,12 @@ class SipTransport:
         trace: keeps what comes and goes; None: nothing does.
     """
 
-    def __init__(self, limits: ConnectionLimits | None = None, keep_alive: KeepAliveTimes | None = None) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits | None = None,
+        keep_alive: KeepAliveTimes | None = None,
+        dns: DnsSettings | None = None,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self.trace: SipTrace | None = None
         self._owner: Callable[[Event], None] = _nobody
@@ -71,7 +80,7 @@ class SipTransport:
         self._udp: dict[int, asyncio.DatagramTransport] = {}
         self._accepting: list[socket.socket] = []
         self._tls_client: Callable[[], ssl.SSLContext] | None = None
-        self.hosts = HostNames(self.counters)
+        self.hosts = Locator(self.counters, dns)
         self._connections = Connections(
             self, limits or ConnectionLimits(), keep_alive or KeepAliveTimes(), self._is_trunk
         )
@@ -124,6 +133,7 @@ class SipTransport:
                 sock.listen(_BACKLOG)
                 self._accepting.append(sock)
                 self._spawn(self._accept(sock, index, kind, context))
+        self.hosts.ways = self._ways()
 
     def serve_web(self, host: str, port: int, *, secure: bool) -> None:
         """Take WebSockets (`on_web_socket`) of the HTTP server that listens here; WSS if `secure`."""
@@ -202,7 +212,7 @@ class SipTransport:
         """Our address on the way to `host`; asks the kernel's routing table, sends nothing."""
         known = self._local_addresses.get(host)
         if known is None:
-            target = host if self.hosts.is_literal(host) else self.hosts.known(host) or "192.0.2.1"
+            target = host if is_address(host) else self.hosts.known(host) or "192.0.2.1"
             family = socket.AF_INET6 if ":" in target or version == 6 else socket.AF_INET
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 try:
@@ -222,9 +232,15 @@ class SipTransport:
         for effect in effects:
             if isinstance(effect, Send):
                 self.send(effect.flow, effect.data)
+            elif isinstance(effect, Locate):
+                self.hosts.locate(effect.uri, partial(self._on_located, effect.ticket))
             else:
                 self._owner(effect)
         self._arm()
+
+    def _on_located(self, ticket: int, targets: Sequence[Target]) -> None:
+        if self._endpoint is not None and not self._closed:
+            self._guarded(self._endpoint.on_located, ticket, targets, self._loop.time())
 
     def send(self, flow: Flow, data: bytes) -> None:
         """Put bytes on the wire; failures come back to the endpoint."""
@@ -237,7 +253,7 @@ class SipTransport:
         if flow.transport in ("ws", "wss"):  # only the client opens these
             self._unsendable(flow)
             return
-        address = flow.host if self.hosts.is_literal(flow.host) else self.hosts.known(flow.host)
+        address = flow.host if is_address(flow.host) else self.hosts.known(flow.host)
         if address is None:
             self.hosts.find(flow.host, self._listeners[flow.local].version, partial(self._on_found, flow, data))
         else:
@@ -412,6 +428,13 @@ class SipTransport:
     def _unreachable(self, flow: Flow) -> None:
         if self._endpoint is not None and not self._closed:
             self._guarded(self._endpoint.on_unreachable, flow, self._loop.time())
+
+    def _ways(self) -> list[tuple[str, int]]:
+        """Transports and IP versions that we can send by: UDP first, then in the order of our listeners."""
+        found = [(item.transport, item.version) for item in self._listeners if item.transport in DEFAULT_PORTS]
+        if self._tls_client is None:
+            found = [way for way in found if way[0] != "tls"]
+        return sorted(dict.fromkeys(found), key=lambda way: list(DEFAULT_PORTS).index(way[0]))
 
     # --- start-up -------------------------------------------------------------------------
 
