@@ -21,6 +21,7 @@ from engine.api.pages import add_pages
 from engine.api.routes import Asked, Auth, Route, serve_route
 from engine.api.sessions import Sessions
 from engine.api.settings import ApiSettings
+from engine.api.sip import SipGateway, SipRoutes
 from engine.api.trace import TraceRoutes
 from engine.bus import EventBus
 from engine.clock import Clock, SystemClock
@@ -39,12 +40,14 @@ def create_app(
     settings: ApiSettings,
     clock: Clock | None = None,
     trace: TraceSource | None = None,
+    sip: SipGateway | None = None,
 ) -> web.Application:
-    """The HTTP application. Events must be published on the loop that serves it."""
+    """The HTTP application. Events must be published on the loop that serves it; `sip` takes WebSockets at /sip."""
     clock = clock or SystemClock()
     sessions = Sessions(settings, accounts)
     login = LoginRoutes(accounts, sessions, settings, clock)
     stream = EventRoutes(operations, sessions, bus, settings, clock)
+    phones = None if sip is None else SipRoutes(sip, settings)
     metrics = Metrics(operations, stream)
     front = Front(metrics, settings, clock)
 
@@ -58,6 +61,7 @@ def create_app(
         *InteractionRoutes(records).routes(),
         *stream.routes(),
         *(TraceRoutes(trace).routes() if trace is not None else ()),
+        *(phones.routes() if phones is not None else ()),
         Route("GET", "/api/v1/openapi.json", describe, "This description", "about", None, Auth.NONE,
               media_type="application/json"),
     )  # fmt: skip
@@ -72,6 +76,8 @@ def create_app(
 
     async def close_streams(_: web.Application) -> None:
         stream.close()
+        if phones is not None:
+            phones.close()
 
     async def close_login(_: web.Application) -> None:
         login.close()

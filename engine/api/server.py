@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -58,8 +59,8 @@ class _Runner(web.AppRunner):
         )
 
 
-async def serve(app: web.Application, sock: socket.socket) -> None:
-    """Serve until cancelled, then stop gracefully.
+async def serve(app: web.Application, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+    """Serve until cancelled, then stop gracefully; HTTPS with `tls`.
 
     Connections that arrive before this runs wait in the socket's backlog. At
     cancellation the socket is no longer listened to, event streams are closed
@@ -68,7 +69,7 @@ async def serve(app: web.Application, sock: socket.socket) -> None:
     runner = _Runner(app, access_log=None, handle_signals=False, shutdown_timeout=app[SETTINGS].shutdown_s)
     await runner.setup()
     try:
-        await web.SockSite(runner, sock).start()
+        await web.SockSite(runner, sock, ssl_context=tls).start()
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()

@@ -22,6 +22,7 @@ from adapters.native.telephony import NativeTelephony
 from adapters.native.workers import keep_connected
 from adapters.sip import registrations
 from adapters.sip.access import AccessPolicy
+from adapters.sip.connections import ConnectionLimits
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged
 from adapters.sip.registrar import Registrar
@@ -31,6 +32,7 @@ from adapters.store.recorder import EventRecorder
 from adapters.store.records import PostgresRecords
 from config.loader import Loaded, load
 from config.problems import ConfigurationError
+from config.schema import Document
 from engine import listeners
 from engine import log as logs
 from engine.api import ApiSettings, HashedAccounts, create_app, serve, served_locally
@@ -42,8 +44,10 @@ from engine.desk import Desk
 from engine.events import EndCause, EngineStarted, LegEvent
 from engine.identity import new_id
 from engine.operations import ComponentHealth
+from engine.start.certificates import Certificates
 from engine.start.settings import control_settings, kept_secret, native_settings, web_accounts
 from engine.timer import DeadlineTimer
+from engine.tls import TlsError
 from routing.model import RoutingError
 
 log = logging.getLogger("murima.engine")
@@ -52,7 +56,7 @@ _GOODBYE_S = 2.0  # for the last BYEs, reports and recordings
 _GC_THRESHOLDS = (10_000, 20, 50)
 _KEEP_S = 0.5  # registrations that come together are written together
 _LOOK_AGAIN_S = 0.2  # the end of a leg's media is not a log event
-_FIXED = ("media", "http")  # sections that the supervisor reads once
+_FIXED = ("media",)  # sections that the supervisor reads once
 
 
 class Engine:
@@ -71,7 +75,8 @@ class Engine:
         self._recorder: EventRecorder | None = None
 
         document = loaded.document
-        self._transport = SipTransport()
+        self._certificates = Certificates(document)
+        self._transport = SipTransport(ConnectionLimits(per_address=document.sip.connections_per_address))
         self._registrar = Registrar()
         self._registrations = folder.root / "registrations.json"
         self._keeping: asyncio.TimerHandle | None = None
@@ -127,8 +132,13 @@ class Engine:
         )
         desk.describe(self._document.agents)
         self._desk = desk
-        api = ApiSettings(kept_secret(self._folder, "jwt"))
-        app = create_app(desk, records, self._accounts, self._bus, api, trace=self._trace)
+        https = self._certificates.http
+        api = ApiSettings(
+            kept_secret(self._folder, "jwt"),
+            cookie_secure=https is not None,
+            allowed_origins=self._document.http.origins,
+        )
+        app = create_app(desk, records, self._accounts, self._bus, api, trace=self._trace, sip=self._transport)
         background = [
             self._loop.create_task(
                 keep_connected(
@@ -142,10 +152,19 @@ class Engine:
             for index in range(self._document.media.workers)
         ]
         kinds = {kind: [sock for item, sock in bound.items() if item.kind is kind] for kind in listeners.Kind}
-        background += [self._loop.create_task(serve(app, sock)) for sock in kinds[listeners.Kind.HTTP]]
         await self._transport.start(
-            self._endpoint, self._on_sip_event, kinds[listeners.Kind.UDP], kinds[listeners.Kind.TCP]
+            self._endpoint,
+            self._on_sip_event,
+            kinds[listeners.Kind.UDP],
+            kinds[listeners.Kind.TCP],
+            kinds[listeners.Kind.TLS],
+            tls_server=None if self._certificates.sip is None else self._certificates.sip.context,
+            tls_client=self._certificates.client,
         )
+        web = self._document.http.listen
+        self._transport.serve_web(web.host, web.port, secure=https is not None)
+        context = None if https is None else https.context
+        background += [self._loop.create_task(serve(app, sock, context)) for sock in kinds[listeners.Kind.HTTP]]
         self._restore_registrations(len(kinds[listeners.Kind.UDP]))
         log.info("engine.started", extra={"pid": os.getpid(), "config": str(self._config)})
         background += [self._loop.create_task(work) for work in (self._announce(), self._keep_reloading())]
@@ -196,7 +215,7 @@ class Engine:
         await self._until(lambda: self._telephony.workers_ready() > 0)
         where = {
             "sip": " ".join(str(listener) for listener in self._document.sip.listen),
-            "http": f"http://{self._document.http.listen}/",
+            "http": f"http{'' if self._document.http.tls is None else 's'}://{self._document.http.listen}/",
         }
         log.info("engine.ready", extra=where)
 
@@ -266,9 +285,12 @@ class Engine:
         self._accounts.replace(web_accounts(new))
         self._desk.describe(new.agents)
         self._document = new
+        self._certificates.replace(new)
         needs_restart = [key for key in _FIXED if getattr(old, key) != getattr(new, key)]
         if old.sip.listen != new.sip.listen:
             needs_restart.append("sip.listen")
+        if _served(old) != _served(new):
+            needs_restart.append("http")
         if needs_restart:
             log.warning("config.needs_restart", extra={"keys": needs_restart})
         log.info("config.activated", extra={"agents": len(new.agents), "queues": len(new.queues)})
@@ -288,6 +310,11 @@ class Engine:
 
     def _sip_detail(self) -> str:
         return "draining" if self._telephony.draining else ""
+
+
+def _served(document: Document) -> object:
+    """What of `http` a running engine cannot change; certificates it can."""
+    return document.http.listen, document.http.origins, document.http.tls is None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -312,7 +339,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(*_GC_THRESHOLDS)
 
     async def run() -> int:
-        return await Engine(arguments.config, loaded, folder).run(bound)
+        try:
+            engine = Engine(arguments.config, loaded, folder)
+        except TlsError as exc:  # a file changed since it was checked
+            log.error("engine.not_started", extra={"problems": str(exc)})
+            return 1
+        return await engine.run(bound)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run())
