@@ -137,7 +137,11 @@ class Dialog:
         contact = _contact(request)
         if contact is None:
             caller = request.from_.uri
-            if (request.top_via.branch or "").startswith(MAGIC_COOKIE) or not isinstance(caller, SipUri) or not caller.host:
+            if (
+                (request.top_via.branch or "").startswith(MAGIC_COOKIE)
+                or not isinstance(caller, SipUri)
+                or not caller.host
+            ):
                 raise PeerError("INVITE without Contact", message=request)
             contact = caller
         routes = request.get_all("record-route")
@@ -185,6 +189,27 @@ class Dialog:
             target = request.parsed_uri
             dialog._aim(contact or target, flow, target.host)
         return dialog
+
+    @classmethod
+    def without_contact(cls, request: Request, response: Response, flow: Flow) -> Dialog:
+        """The dialog of a 2xx that is malformed: what must be said in it goes the way of the INVITE."""
+        return cls(
+            sip_call_id=request.call_id,
+            local=request.headers["from"][0],
+            local_tag=request.from_.tag or "",
+            remote=response.headers["to"][0],
+            remote_tag=response.to.tag,
+            routes=[],
+            target=request.uri,
+            flow=flow,
+            local_cseq=request.cseq.number,
+            remote_cseq=None,
+        )
+
+    def take_over(self, early: Dialog) -> None:
+        """Go on counting where the early dialog of the same tags has stopped."""
+        self.local_cseq = max(self.local_cseq, early.local_cseq)
+        self.remote_cseq = early.remote_cseq
 
     def accepts(self, request: Request) -> bool:
         """Whether a request within the dialog is in order; remembers its number (RFC 3261 12.2.2)."""

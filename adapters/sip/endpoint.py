@@ -8,16 +8,19 @@ the effects in the order in which they are to be carried out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from adapters.sip.access import AccessPolicy, Admitted, Refused
 from adapters.sip.body import ACCEPTED_ENCODING, accepts, keep_session_description
 from adapters.sip.dialog import DEFAULT_PORT, destination
+from adapters.sip.dialog_request import Outcome
 from adapters.sip.errors import PeerError, UsageError
+from adapters.sip.failover import Courses, Locate
 from adapters.sip.incoming import IncomingSession
 from adapters.sip.layer import TransactionLayer, server_key
+from adapters.sip.location import Target, is_address
 from adapters.sip.message import (
     KNOWN_METHODS,
     Request,
@@ -27,6 +30,7 @@ from adapters.sip.message import (
     validate_request,
     validate_response,
 )
+from adapters.sip.option_tags import RELIABLE, TIMER
 from adapters.sip.outgoing import OutgoingSession
 from adapters.sip.registrar import Binding, IntervalTooBriefError, Reachability, Registrar
 from adapters.sip.schedule import Schedule
@@ -42,6 +46,7 @@ from adapters.sip.session import (
     SessionEvent,
     SessionState,
 )
+from adapters.sip.session_timer import IntervalTooSmallError, TimerSettings, ask
 from adapters.sip.transaction import (
     TIMEOUT,
     ClientTransaction,
@@ -88,7 +93,7 @@ class RegistrationChanged:
 
 
 Event = SessionIncoming | RegistrationChanged | SessionEvent
-Effect = Send | Event
+Effect = Send | Event | Locate
 
 
 class Endpoint:
@@ -126,10 +131,12 @@ class Endpoint:
         self._schedule: Schedule[Session] = Schedule()
         self._max_sessions = max_sessions
         self._out: list[Effect] = []
+        self._courses = Courses(self, self._layer, network.route, self._ask)
         self._in_dialog_handlers: dict[str, InDialogHandler] = {}
-        self._extensions: list[str] = []
+        self._extensions = [RELIABLE, TIMER]
         self.allow = ALLOW
-        self.supported = ""
+        self.supported = ", ".join(self._extensions)
+        self.session_timer = TimerSettings()
 
     # --- extensions -----------------------------------------------------------------------
 
@@ -188,7 +195,7 @@ class Endpoint:
     def on_unreachable(self, flow: Flow, now: float) -> list[Effect]:
         """The transport could not send to `flow`."""
         for tx, effects in self._layer.on_flow_failed(flow, now):
-            self._run(tx, effects, now)
+            self.run(tx, effects, now)
         return self._take()
 
     def on_connection_lost(self, number: int, flows: Iterable[Flow], now: float) -> list[Effect]:
@@ -201,7 +208,7 @@ class Endpoint:
         """
         for flow in flows:
             for tx, effects in self._layer.on_flow_failed(flow, now):
-                self._run(tx, effects, now)
+                self.run(tx, effects, now)
         if self.registrar is not None:
             self._announce(self.registrar.on_connection_lost(number))
         return self._take()
@@ -217,11 +224,16 @@ class Endpoint:
     def on_time(self, now: float) -> list[Effect]:
         """Fire what is due."""
         for tx, effects in self._layer.on_time(now):
-            self._run(tx, effects, now)
+            self.run(tx, effects, now)
         for session in self._schedule.due(now):
             session.on_time(now)
         if self.registrar is not None:
             self._announce(self.registrar.on_time(now))
+        return self._take()
+
+    def on_located(self, ticket: int, targets: Sequence[Target], now: float) -> list[Effect]:
+        """The answer to a `Locate`: targets in the order in which to try them; none: nothing leads there."""
+        self._courses.on_located(ticket, targets, now)
         return self._take()
 
     # --- commands -------------------------------------------------------------------------
@@ -280,8 +292,7 @@ class Endpoint:
             The session and the effects; no session if no transport leads there.
         """
         if flow is None:
-            found = destination(target)
-            flow = None if found is None else self._network.route(*found)
+            flow = self.flow_to(target)
         if flow is None:
             return None, []
         tag = self._new_token()
@@ -297,6 +308,8 @@ class Endpoint:
         )
         request.set("contact", self.contact(flow))
         request.set("allow", self.allow)
+        request.set("supported", self.supported)
+        ask(request, self.session_timer)
         request.set("user-agent", AGENT)
         for name, value in headers:
             request.set(name, value)
@@ -316,6 +329,30 @@ class Endpoint:
     def refuse_offer(self, session: Session, status: int, now: float) -> list[Effect]:
         """Refuse SessionOffered; the session stays as it was."""
         session.refuse_offer(status, now)
+        return self._take()
+
+    def progress(self, session: Session, sdp: bytes, now: float, headers: Headers = ()) -> list[Effect]:
+        """Let the caller hear us before the answer (183); `answer` takes the same description later."""
+        session.progress(sdp, headers, now)
+        return self._take()
+
+    def update(self, session: Session, sdp: bytes, now: float) -> list[Effect]:
+        """Offer anew by UPDATE, also before the answer; SessionReoffered follows."""
+        session.update(sdp, now)
+        return self._take()
+
+    def send_within(
+        self,
+        session: Session,
+        method: str,
+        now: float,
+        *,
+        headers: Headers = (),
+        body: bytes = b"",
+        on_outcome: Outcome | None = None,
+    ) -> list[Effect]:
+        """Send a request within the session's dialog, as `Session.send`."""
+        session.send(method, now, headers=headers, body=body, on_outcome=on_outcome)
         return self._take()
 
     def reinvite(self, session: Session, sdp: bytes, now: float) -> list[Effect]:
@@ -347,18 +384,43 @@ class Endpoint:
         self._out.append(event)
 
     def send(self, flow: Flow, data: bytes) -> None:
-        self._out.append(Send(flow, data))
+        if flow.connection or is_address(flow.host):
+            self._out.append(Send(flow, data))
+        else:  # the ACK to a 2xx
+            self._courses.send_ack(flow, data)
+
+    def flow_to(self, uri: SipUri) -> Flow | None:
+        """Where requests to a URI go; None: no transport leads there.
+
+        A host name stays in the flow: `open` locates it, and may then send by another transport.
+        """
+        found = destination(uri)
+        if found is None:
+            return None
+        transport, host, port = found
+        flow = self._network.route(transport, host, port)
+        if flow is None and "transport" not in uri.params and not is_address(host):
+            flow = self._network.route("tcp", host, port) or self._network.route("tls", host, port)
+        return flow
 
     def open(self, request: Request, flow: Flow, user: object, now: float) -> ClientTransaction:
+        """Send a request (other than ACK); its user hears of each response, and of failure.
+
+        Where the host of `flow` is a name, it is located first, and where a target fails the next
+        one gets the request (RFC 3263): `flow` and the Via of the transaction tell which.
+        """
+        if not flow.connection and not is_address(flow.host):
+            return self._courses.open(request, flow, user, now)
         tx, effects = self._layer.open_client(request, flow, now)
         tx.user = user
-        self._run(tx, effects, now)
+        self.run(tx, effects, now)
         return tx
 
     def respond(self, tx: ServerTransaction, response: Response, now: float) -> None:
-        self._run(tx, self._layer.respond(tx, response, now), now)
+        self.run(tx, self._layer.respond(tx, response, now), now)
 
     def give_up_at(self, tx: ClientTransaction, deadline: float) -> None:
+        self._courses.give_up_at(tx, deadline)
         self._layer.give_up_at(tx, deadline)
 
     def wake(self, session: Session) -> None:
@@ -367,6 +429,10 @@ class Endpoint:
     def forget(self, session: Session) -> None:
         session.state = SessionState.ENDED
         self._sessions.pop((session.sip_call_id, session.local_tag), None)
+
+    def session_of_ours(self, request: Request) -> Session | None:
+        """The session that a request of ours belongs to."""
+        return self._sessions.get((request.call_id, request.from_.tag or ""))
 
     def via(self, flow: Flow) -> str:
         host, port = self._network.local(flow)
@@ -391,7 +457,7 @@ class Endpoint:
         key = server_key(request)
         tx = layer.find_server(request, key)
         if tx is not None:
-            self._run(tx, layer.on_request(tx, request, now), now)
+            self.run(tx, layer.on_request(tx, request, now), now)
             return
         if method == "ACK":
             session = self._session_of(request)
@@ -432,7 +498,7 @@ class Endpoint:
         tag = session.local_tag if isinstance(session, Session) else self._new_token()
         self.respond(tx, build_response(tx.request, 200, to_tag=tag), now)
         if isinstance(session, Session):
-            session.on_cancel(now)
+            session.on_cancel(tx.request, now)
 
     def _in_dialog(self, tx: ServerTransaction, source: Flow, now: float) -> None:
         self._check_require(tx.request)
@@ -555,6 +621,8 @@ class Endpoint:
             response.set("accept-encoding", ACCEPTED_ENCODING)
         elif status == 420:
             response.set("unsupported", ", ".join(self._unknown_extensions(request)))
+        elif status == 422 and isinstance(exc, IntervalTooSmallError):
+            response.set("min-se", exc.min_s)
         elif status == 423 and isinstance(exc, IntervalTooBriefError) and self.registrar is not None:
             response.set("min-expires", self.registrar.limits.min_expires_s)
         elif status in (500, 503):
@@ -576,21 +644,28 @@ class Endpoint:
             return
         if response.body and tx.request.method in _WITH_DESCRIPTION:
             _keep_description(response)
-        self._run(tx, self._layer.on_response(tx, response, now), now)
+        self.run(tx, self._layer.on_response(tx, response, now), now)
 
-    def _run(self, tx: Transaction, effects: list[TransactionEffect], now: float) -> None:
+    def run(self, tx: Transaction, effects: list[TransactionEffect], now: float) -> None:
         for effect in effects:
             if isinstance(effect, Send):
                 self._out.append(effect)
             elif isinstance(effect, PassUp):
                 message = effect.message
                 if isinstance(message, Response):
+                    if tx.course is not None and self._courses.on_response(tx, message, now):
+                        continue
                     tx.user.on_response(tx, message, now)
                 elif tx.user is not None:
                     _keep_description(message)
                     tx.user.on_ack(message, now)
             elif tx.user is not None:
-                tx.user.on_timeout(tx, now, reached=not isinstance(effect, Unreachable))
+                reached = not isinstance(effect, Unreachable)
+                if not (isinstance(tx, ClientTransaction) and self._courses.on_failure(tx, now, reached=reached)):
+                    tx.user.on_timeout(tx, now, reached=reached)
+
+    def _ask(self, question: Locate) -> None:
+        self._out.append(question)
 
     def _mark_via(self, request: Request, flow: Flow) -> Flow:
         """Note in Via where a request really came from, and say where its responses go.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
@@ -23,18 +23,23 @@ class Timed(Protocol):
 
 ItemT = TypeVar("ItemT", bound=Timed)
 
+_SWEEP_FROM = 1024  # entries; fewer are not worth it
+
 
 class Schedule(Generic[ItemT]):
     """A heap of items by deadline.
 
     An item has one entry, which may be earlier than its deadline has become
     meanwhile: it is put back when it comes up. So moving a deadline back or
-    dropping it, as nearly every timer of SIP ends, costs nothing.
+    dropping it, as nearly every timer of SIP ends, costs nothing. Entries without
+    a deadline are swept out whenever the heap has doubled: a timer of half an
+    hour does not keep an item that ended long ago.
     """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, ItemT]] = []
         self._order = count()
+        self._sweep_at = _SWEEP_FROM
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -45,10 +50,34 @@ class Schedule(Generic[ItemT]):
         if deadline is not None and (item.scheduled_at is None or deadline < item.scheduled_at):
             item.scheduled_at = deadline
             heappush(self._heap, (deadline, next(self._order), item))
+            if len(self._heap) > self._sweep_at:
+                self._sweep()
 
     def next_at(self) -> float | None:
         """When `due` should be asked next: not after the earliest deadline."""
-        return self._heap[0][0] if self._heap else None
+        heap = self._heap
+        while heap:
+            at, _, item = heap[0]
+            if item.scheduled_at == at:
+                if item.deadline() is not None:
+                    return at
+                item.scheduled_at = None
+            heappop(heap)
+        return None
+
+    def _sweep(self) -> None:
+        """Drop the entries that mean nothing any more."""
+        kept = []
+        for entry in self._heap:
+            at, _, item = entry
+            if item.scheduled_at == at:
+                if item.deadline() is None:
+                    item.scheduled_at = None
+                else:
+                    kept.append(entry)
+        heapify(kept)
+        self._heap[:] = kept  # in place: `due` may be at work on it
+        self._sweep_at = max(_SWEEP_FROM, 2 * len(kept))
 
     def due(self, now: float) -> Iterator[ItemT]:
         """Take out the items whose deadline has come. The caller acts on each, then calls `update`."""

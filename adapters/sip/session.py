@@ -1,4 +1,4 @@
-"""One INVITE session from our side: the user agent core of RFC 3261 12 to 15, with RFC 3311 and RFC 6026.
+"""One INVITE session from our side: the user agent core of RFC 3261 12 to 15, with RFC 3311, RFC 4028 and RFC 6026.
 
 A session is a dialog, the INVITE that opened it and the state of offer and
 answer. Bodies are opaque here. It repeats its own 2xx until the ACK comes, and
@@ -10,16 +10,21 @@ add what only the called or only the calling side does.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from adapters.sip import session_timer
 from adapters.sip.dialog import Dialog
-from adapters.sip.dialog_request import NO_RESPONSE, NOT_SENT, DialogRequest, Outcome
+from adapters.sip.dialog_request import DialogRequest, Outcome
 from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.info_dtmf import parse_dtmf
 from adapters.sip.login import Login
 from adapters.sip.message import KNOWN_METHODS, Request, Response, build_response
+from adapters.sip.reason import reason_of
+from adapters.sip.reinvite import Reinvite
+from adapters.sip.repetition import Repetition
 from adapters.sip.session_events import (
     EndReason,
     SessionAcked,
@@ -28,12 +33,14 @@ from adapters.sip.session_events import (
     SessionEnded,
     SessionEvent,
     SessionOffered,
+    SessionOfferWanted,
     SessionProbed,
     SessionProgress,
     SessionReoffered,
     SessionState,
 )
-from adapters.sip.transaction import T1, T2, TIMEOUT, ClientTransaction, Flow, ServerTransaction
+from adapters.sip.session_timer import SessionTimer, TimerSettings
+from adapters.sip.transaction import T2, ClientTransaction, Flow, ServerTransaction
 
 __all__ = [
     "ACCEPT",
@@ -51,6 +58,7 @@ __all__ = [
     "SessionDtmf",
     "SessionEnded",
     "SessionEvent",
+    "SessionOfferWanted",
     "SessionOffered",
     "SessionProbed",
     "SessionProgress",
@@ -58,10 +66,15 @@ __all__ = [
     "SessionState",
 ]
 
-ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, REGISTER"
+ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, PRACK, REGISTER"
 ACCEPT = "application/sdp, application/dtmf-relay, application/dtmf"
 AGENT = "Murima"
 SDP = "application/sdp"
+
+EXPIRED = 'SIP;cause=408;text="Session timer expired"'
+FAREWELL = frozenset({"reason", "user-to-user"})  # what a BYE or CANCEL takes over from `hang_up`
+LATER_S = 2.0  # a refresh that something is in the way of is tried again after this
+LONGEST_RETRY_S = 10.0  # that a peer may ask for
 
 Headers = Iterable[tuple[str, str]]
 
@@ -82,6 +95,10 @@ class Core(Protocol):
     def in_dialog_handler(self, method: str) -> InDialogHandler | None: ...
     @property
     def allow(self) -> str: ...
+    @property
+    def supported(self) -> str: ...
+    @property
+    def session_timer(self) -> TimerSettings: ...
 
 
 class Session:
@@ -96,20 +113,23 @@ class Session:
         scheduled_at: bookkeeping of the schedule.
     """
 
+    OWNS_CALL_ID: ClassVar[bool] = False  # we made the Call-ID (RFC 3261 14.1)
+
     __slots__ = (
-        "_ack",
         "_bye_wanted",
         "_core",
         "_delayed",
+        "_farewell",
         "_login",
         "_offer_tx",
         "_ok",
-        "_ok_cseq",
-        "_ok_end_at",
-        "_ok_flow",
-        "_ok_interval",
-        "_ok_resend_at",
+        "_peer_allows",
         "_reinvite",
+        "_retry_at",
+        "_timer",
+        "_timer_at",
+        "_timer_end_at",
+        "_updating",
         "dialog",
         "flow",
         "local_tag",
@@ -131,17 +151,18 @@ class Session:
         self.owner: Any = None
         self.scheduled_at: float | None = None
         self._login: Login | None = None  # for when our requests are challenged
-        self._ok = b""  # our 2xx while it waits for its ACK
-        self._ok_flow = flow
-        self._ok_cseq = 0
-        self._ok_resend_at: float | None = None
-        self._ok_interval = T1
-        self._ok_end_at = 0.0
+        self._ok: Repetition | None = None  # our 2xx while it waits for its ACK
         self._delayed = False  # our 2xx held the offer: the ACK brings the answer
         self._bye_wanted = False  # once the ACK is here
-        self._ack: tuple[Flow, bytes] | None = None  # our last ACK, to be repeated with each 2xx
+        self._farewell: tuple[tuple[str, str], ...] = ()  # headers of our BYE or CANCEL
         self._offer_tx: ServerTransaction | None = None  # their offer that waits for the owner
-        self._reinvite: ClientTransaction | None = None
+        self._reinvite: Reinvite | None = None  # ours that waits for its outcome
+        self._updating = False  # so does an UPDATE of ours with an offer
+        self._retry_at: float | None = None  # when an offer that crossed theirs may be made again
+        self._peer_allows: list[str] | None = None  # their Allow, not yet split
+        self._timer: SessionTimer | None = None
+        self._timer_at: float | None = None  # when to refresh, or to hang up
+        self._timer_end_at = 0.0
 
     # --- what the sides differ in -----------------------------------------------------------
 
@@ -159,7 +180,10 @@ class Session:
     def reject(self, status: int, headers: Headers, now: float) -> None:
         """Refuse the INVITE; nothing on the calling side."""
 
-    def on_cancel(self, now: float) -> None:
+    def progress(self, sdp: bytes, headers: Headers, now: float) -> None:
+        """Let the caller hear us before the answer; nothing on the calling side."""
+
+    def on_cancel(self, _cancel: Request, now: float, /) -> None:
         """The peer cancelled an INVITE that waits for our answer; after our 2xx this means nothing."""
         if self._offer_tx is not None and self._offer_tx.request.method == "INVITE":
             self._refuse_open(487, now)
@@ -168,7 +192,11 @@ class Session:
         """Cancel our INVITE; nothing on the called side."""
 
     def hang_up(self, status: int, headers: Headers, now: float) -> None:
-        """End the session in whatever state it is; `status` refuses an INVITE that waits."""
+        """End the session in whatever state it is.
+
+        `status` and `headers` refuse an INVITE that waits; a Reason among them goes into a BYE or CANCEL, too.
+        """
+        self._farewell = tuple(header for header in headers if header[0] in FAREWELL)
         if self.state is SessionState.INCOMING:
             self.reject(status, headers, now)
         elif self.state is SessionState.CALLING:
@@ -180,29 +208,26 @@ class Session:
     # --- 2xx and ACK ------------------------------------------------------------------------
 
     def _accept(self, tx: ServerTransaction, sdp: bytes, headers: Headers, now: float) -> None:
-        """Send a 2xx and repeat it until the ACK (RFC 3261 13.3.1.4)."""
+        """Send a 2xx and, to an INVITE, repeat it until the ACK (RFC 3261 13.3.1.4)."""
+        request = tx.request
         response = self._response(tx, 200)
         for name, value in headers:
             response.set(name, value)
         response.set("allow", self._core.allow)
+        response.set("supported", self._core.supported)
         response.set("content-type", SDP)
         response.body = sdp
+        self._agree_timer(request, response, now)
         self._core.respond(tx, response, now)
-        if tx.request.method == "INVITE":
-            self._ok = tx.sent
-            self._ok_flow = tx.flow
-            self._ok_cseq = tx.request.cseq.number
-            self._ok_interval = T1
-            self._ok_resend_at = now + T1
-            self._ok_end_at = now + TIMEOUT
+        if request.method == "INVITE":
+            self._ok = Repetition(tx.flow, tx.sent, request.cseq.number, now, T2)
             self._core.wake(self)
 
     def on_ack(self, ack: Request, now: float) -> None:
         """The ACK to one of our 2xx."""
-        if self._ok_resend_at is None or ack.cseq.number != self._ok_cseq:
+        if self._ok is None or ack.cseq.number != self._ok.number:
             return
-        self._ok_resend_at = None
-        self._ok = b""
+        self._ok = None
         if self._bye_wanted:
             self._bye(now)
             return
@@ -210,16 +235,6 @@ class Session:
             self.state = SessionState.CONFIRMED
         delayed, self._delayed = self._delayed, False
         self._core.emit(SessionAcked(self, ack.body if delayed else b""))
-
-    def _send_ack(self, dialog: Dialog, cseq: int) -> None:
-        ack = dialog.request("ACK", self._core.via(dialog.flow), cseq)
-        self._add_credentials(ack)
-        self._ack = (dialog.flow, ack.serialise())
-        self._core.send(*self._ack)
-
-    def _ack_again(self, response: Response) -> None:
-        if self._ack is not None and self.dialog is not None and response.to.tag == self.dialog.remote_tag:
-            self._core.send(*self._ack)
 
     def _response(self, tx: ServerTransaction, status: int) -> Response:
         """A response within the dialog that this INVITE opens or belongs to."""
@@ -230,9 +245,6 @@ class Session:
         response.set("contact", self._core.contact(tx.flow))
         response.set("server", AGENT)
         return response
-
-    def _add_credentials(self, ack: Request) -> None:
-        """An ACK carries the same credentials as its INVITE (RFC 3261 22.1)."""
 
     # --- our requests -----------------------------------------------------------------------
 
@@ -259,9 +271,20 @@ class Session:
         Raises:
             UsageError: there is no dialog yet.
         """
-        dialog = self.dialog
-        if dialog is None:
+        if self.dialog is None:
             raise UsageError("a request within a dialog needs one")
+        self._send_within(self.dialog, method, headers, body, on_outcome, now, timeout_s)
+
+    def _send_within(
+        self,
+        dialog: Dialog,
+        method: str,
+        headers: Headers,
+        body: bytes,
+        on_outcome: Outcome | None,
+        now: float,
+        timeout_s: float | None = None,
+    ) -> None:
         request = dialog.request(method, self._core.via(dialog.flow))
         for name, value in headers:
             request.set(name, value)
@@ -269,22 +292,8 @@ class Session:
         give_up_at = None if timeout_s is None else now + timeout_s
         DialogRequest(self._core, dialog, request, on_outcome, login=self._login, give_up_at=give_up_at).send(now)
 
-    def on_response(self, tx: ClientTransaction, response: Response, now: float) -> None:
-        """A response to an INVITE of ours."""
-        if response.status < 200:
-            self._let_go_of_reinvite(now)
-        elif tx is self._reinvite:
-            self._on_reinvite_response(tx, response, now)
-        elif response.status < 300:
-            self._ack_again(response)  # a repeated 2xx to an earlier re-INVITE
-
-    def on_timeout(self, tx: ClientTransaction | ServerTransaction, now: float, *, reached: bool) -> None:
-        """An INVITE of ours got no answer, or (`reached` False) could not be sent at all."""
-        if tx is self._reinvite:  # else no ACK came to a refusal: nothing depends on it
-            self._reinvite = None
-            if self.state is SessionState.CONFIRMED:  # once over, nothing more is told
-                self._core.emit(SessionReoffered(self, NO_RESPONSE if reached else NOT_SENT, b""))
-                self._lose(now, NO_RESPONSE)
+    def on_timeout(self, tx: ServerTransaction | ClientTransaction, now: float, /, *, reached: bool) -> None:
+        """No ACK came to a refusal: nothing depends on it."""
 
     def reinvite(self, sdp: bytes, now: float) -> None:
         """Offer anew. SessionReoffered follows; at once with 491 while another offer is open.
@@ -292,37 +301,86 @@ class Session:
         Raises:
             UsageError: the session is not confirmed.
         """
-        if self.state is not SessionState.CONFIRMED or self.dialog is None:
-            raise UsageError("a re-INVITE needs a confirmed session")
-        if self._reinvite is not None or self._offer_tx is not None or self._ok_resend_at is not None:
-            self._core.emit(SessionReoffered(self, 491, b""))
-            return
         dialog = self.dialog
+        if self.state is not SessionState.CONFIRMED or dialog is None:
+            raise UsageError("a re-INVITE needs a confirmed session")
+        if self._is_offering():
+            self._cross(now)
+            return
         request = dialog.request("INVITE", self._core.via(dialog.flow))
-        request.set("contact", self._core.contact(dialog.flow))
-        request.set("allow", self._core.allow)
+        for name, value in self._refresh_headers(dialog):
+            request.set(name, value)
         request.set("content-type", SDP)
         request.body = sdp
-        self._reinvite = self._core.open(request, dialog.flow, self, now)
+        self._retry_at = None
+        self._reinvite = Reinvite(self._core, dialog, request, self._on_reinvited, self._login)
+        self._reinvite.send(now)
 
-    def _on_reinvite_response(self, tx: ClientTransaction, response: Response, now: float) -> None:
-        dialog = self.dialog
-        assert dialog is not None
+    def update(self, sdp: bytes, now: float) -> None:
+        """Offer anew by UPDATE, which needs no person to agree (RFC 3311); the outcome is as with `reinvite`.
+
+        Raises:
+            UsageError: there is no dialog, or its first offer is not answered yet.
+        """
+        dialog = self._offerable()
+        if dialog is None:
+            raise UsageError("an UPDATE needs a dialog in which an offer was answered")
+        if self._is_offering():
+            self._cross(now)
+            return
+        self._updating = True
+        headers = [*self._refresh_headers(dialog), ("content-type", SDP)]
+        self._send_within(dialog, "UPDATE", headers, sdp, self._on_updated, now)
+
+    def _offerable(self) -> Dialog | None:
+        """The dialog in which a new offer may be made now."""
+        return self.dialog if self.state in (SessionState.ANSWERED, SessionState.CONFIRMED) else None
+
+    def _is_offering(self) -> bool:
+        """Whether an offer is open, theirs or ours."""
+        return self._reinvite is not None or self._updating or self._offer_tx is not None or self._ok is not None
+
+    def _refresh_headers(self, dialog: Dialog) -> list[tuple[str, str]]:
+        """Of a re-INVITE or UPDATE."""
+        headers = [("contact", self._core.contact(dialog.flow)), ("allow", self._core.allow)]
+        headers.append(("supported", self._core.supported))
+        if self._timer is not None:
+            headers += session_timer.ask_again(self._timer, self._core.session_timer)
+        return headers
+
+    def _on_reinvited(self, status: int, response: Response | None, now: float) -> None:
         self._reinvite = None
-        if response.status < 300:
-            with suppress(PeerError):  # a malformed Contact moves nothing
-                dialog.refresh_target(response, dialog.flow)
-            self._send_ack(dialog, tx.request.cseq.number)
+        self._on_reoffered(status, response, now)
+
+    def _on_updated(self, status: int, response: Response | None, now: float) -> None:
+        self._updating = False
+        self._on_reoffered(status, response, now)
+
+    def _on_reoffered(self, status: int, response: Response | None, now: float) -> None:
         if self.state in (SessionState.CLOSING, SessionState.ENDED):
             return
-        self._core.emit(SessionReoffered(self, response.status, response.body))
-        if response.status in (408, 481):
-            self._lose(now, response.status)
+        if response is not None and status < 300:
+            self._on_refreshed(response, now)
+        elif status == 491:
+            self._cross(now)
+            return
+        elif response is not None and status == 500 and response.has("retry-after"):  # RFC 3311 5.2: theirs waits
+            self._retry_at = now + _retry_after_s(response)
+            self._core.wake(self)
+        elif response is not None and status == 422 and self._timer is not None:
+            self._timer = session_timer.longer(self._timer, response)
+            self._retry_at = now
+            self._core.wake(self)
+        self._core.emit(SessionReoffered(self, status, b"" if response is None else response.body))
+        if status in (408, 481):
+            self._lose(now, status)
 
-    def _let_go_of_reinvite(self, now: float) -> None:
-        """Once the session is over, a re-INVITE with a provisional response would wait for ever."""
-        if self._reinvite is not None and self.state in (SessionState.CLOSING, SessionState.ENDED):
-            self._core.give_up_at(self._reinvite, now + TIMEOUT)
+    def _cross(self, now: float) -> None:
+        """Two offers crossed: who made the Call-ID waits longer before the next one (RFC 3261 14.1)."""
+        self._core.emit(SessionReoffered(self, 491, b""))
+        share = zlib.crc32(self._core.new_token().encode()) / 2**32
+        self._retry_at = now + (2.1 + 1.9 * share if self.OWNS_CALL_ID else 2.0 * share)
+        self._core.wake(self)
 
     def probe(self, timeout_s: float, now: float) -> None:
         """Ask within the dialog whether the far side is still there; SessionProbed follows."""
@@ -336,6 +394,71 @@ class Session:
             alive = response is not None and status not in (408, 481)
             self._core.emit(SessionProbed(self, alive, None if response is None else status))
 
+    # --- session timer ------------------------------------------------------------------------
+
+    def _agree_timer(self, request: Request, response: Response, now: float) -> None:
+        """Answer the timer of an INVITE or UPDATE of theirs, in our 2xx."""
+        if "session-expires" in request.headers:
+            self._start_timer(session_timer.accept(request, response, self._core.session_timer), now)
+            self._peer_allows = request.headers.get("allow") or self._peer_allows
+        elif self._timer is not None:
+            self._start_timer(None, now)
+
+    def _on_refreshed(self, response: Response, now: float) -> None:
+        """A 2xx to a re-INVITE or UPDATE of ours."""
+        if self.dialog is not None:
+            with suppress(PeerError):  # a malformed Contact moves nothing
+                self.dialog.refresh_target(response, self.dialog.flow)
+        if self._timer is not None:
+            self._start_timer(session_timer.agreed(response), now)
+
+    def _start_timer(self, timer: SessionTimer | None, now: float) -> None:
+        self._timer = timer
+        if timer is None:
+            self._timer_at = None
+            return
+        self._timer_at = now + timer.due_s
+        self._timer_end_at = now + timer.end_s
+        self._core.wake(self)
+
+    def _on_timer(self, now: float) -> None:
+        """Refresh the session, or end it if nobody has."""
+        if self._timer is None or not self._timer.ours or now >= self._timer_end_at:
+            self._timer_at = None
+            self._farewell = (("reason", EXPIRED),)
+            self._over(EndReason.LOST, detail="nobody refreshed the session")
+            self._hang_up_when_acked(now)
+            return
+        self._timer_at = self._timer_end_at
+        dialog = self.dialog
+        if dialog is None or self._is_offering():
+            self._refresh_later(now)
+        elif self._peer_allows is not None and "UPDATE" in ", ".join(self._peer_allows).upper():
+            self._send_within(dialog, "UPDATE", self._refresh_headers(dialog), b"", self._on_refresh, now)
+        else:
+            self._core.emit(SessionOfferWanted(self))
+
+    def _on_refresh(self, status: int, response: Response | None, now: float) -> None:
+        """The outcome of an UPDATE that offers nothing."""
+        if self.state is not SessionState.CONFIRMED:
+            return
+        if response is not None and status < 300:
+            self._on_refreshed(response, now)
+        elif status in (408, 481):
+            self._lose(now, status)
+        elif response is not None and status == 422 and self._timer is not None:
+            self._timer = session_timer.longer(self._timer, response)
+            self._refresh_later(now)
+        elif status in (405, 488, 501):  # no UPDATE after all, or none without an offer
+            self._peer_allows = None
+            self._core.emit(SessionOfferWanted(self))
+        else:
+            self._refresh_later(now)
+
+    def _refresh_later(self, now: float) -> None:
+        self._timer_at = min(now + LATER_S, self._timer_end_at)
+        self._core.wake(self)
+
     # --- their requests ---------------------------------------------------------------------
 
     def on_request(self, tx: ServerTransaction, source: Flow, now: float) -> None:
@@ -346,11 +469,8 @@ class Session:
         """
         request = tx.request
         method = request.method
-        dialog = self.dialog
+        dialog = self._dialog_with(request.from_.tag)
         if dialog is None:
-            # Our INVITE is not answered yet, and it is an offer (RFC 3311 5.2).
-            raise PeerError("early dialog", status=491 if method in ("INVITE", "UPDATE") else 481)
-        if request.from_.tag != dialog.remote_tag:
             raise PeerError("another dialog", status=481)
         if self.state is SessionState.CLOSING and method != "BYE":
             raise PeerError("the dialog has ended", status=481)
@@ -361,41 +481,63 @@ class Session:
             raise PeerError("method not supported in a dialog", status=405 if method in KNOWN_METHODS else 501)
         handler(self, tx, source, now)
 
+    def _dialog_with(self, remote_tag: str | None) -> Dialog | None:
+        """The dialog that a request of theirs names."""
+        return self.dialog if self.dialog is not None and self.dialog.remote_tag == remote_tag else None
+
     def _on_bye(self, tx: ServerTransaction, _source: Flow, now: float) -> None:
         self._core.respond(tx, self._plain(tx, 200), now)
         if self.state is SessionState.INCOMING:
             self._refuse_open(487, now)
-            self._over(EndReason.CANCELLED)
+            self._over(EndReason.CANCELLED, detail=reason_of(tx.request))
         else:
             if self._offer_tx is not None:
                 self._refuse_open(487, now)
-            self._over(EndReason.BYE)
-        self._let_go_of_reinvite(now)
+            self._over(EndReason.BYE, detail=reason_of(tx.request))
+        self._abandon_offers(now)
         self._gone()
 
     def _on_offer(self, tx: ServerTransaction, source: Flow, now: float) -> None:
         request = tx.request
-        if self.state is SessionState.INCOMING or self._offer_tx is not None:
-            raise PeerError("an earlier offer waits", status=500)
-        if self._reinvite is not None or (self._ok_resend_at is not None and self._delayed):
-            raise PeerError("our own offer waits", status=491)
-        if request.body and request.content_type != SDP:
-            raise PeerError("offer is not SDP", status=415)
-        assert self.dialog is not None
-        self.dialog.refresh_target(request, source)
+        dialog = self._dialog_with(request.from_.tag)
+        assert dialog is not None
+        if "session-expires" in request.headers:
+            session_timer.check(request, self._core.session_timer)
         if request.method == "UPDATE" and not request.body:
+            dialog.refresh_target(request, source)
             response = self._response(tx, 200)
+            response.set("allow", self._core.allow)
+            self._agree_timer(request, response, now)
             self._core.respond(tx, response, now)
             return
+        if self._offer_tx is not None:
+            raise PeerError("an earlier offer waits", status=500)
+        if self._reinvite is not None or self._updating or (self._ok is not None and self._delayed):
+            raise PeerError("our own offer waits", status=491)
+        self._check_early_offer(request)
+        if request.body and request.content_type != SDP:
+            raise PeerError("offer is not SDP", status=415)
+        dialog.refresh_target(request, source)
+        self._open_offer(tx)
+
+    def _open_offer(self, tx: ServerTransaction) -> None:
         self._offer_tx = tx
         tx.user = self
-        self._core.emit(SessionOffered(self, request.body))
+        self._core.emit(SessionOffered(self, tx.request.body))
+
+    def _check_early_offer(self, request: Request) -> None:
+        """Refuse an offer that comes before the one of the INVITE is answered."""
+
+    def _on_prack(self, _tx: ServerTransaction, _now: float, /) -> None:
+        """The caller acknowledges a provisional response of ours."""
+        raise PeerError("PRACK for nothing that waits", status=481)
 
     def accept_offer(self, sdp: bytes, now: float) -> None:
         """Answer the offer of SessionOffered, or make the offer it asked for."""
         tx, self._offer_tx = self._offer_tx, None
         if tx is not None:
             self._delayed = not tx.request.body
+            self._retry_at = None  # what we wanted to offer again is what we answer with
             self._accept(tx, sdp, (), now)
 
     def refuse_offer(self, status: int, now: float) -> None:
@@ -421,26 +563,39 @@ class Session:
         response = self._plain(tx, 200)
         response.set("allow", self._core.allow)
         response.set("accept", ACCEPT)
-        response.set("supported", "")
+        response.set("supported", self._core.supported)
         self._core.respond(tx, response, now)
 
     # --- time -----------------------------------------------------------------------------
 
     def deadline(self) -> float | None:
         """Monotonic seconds at which `on_time` is due, or None."""
-        return self._ok_resend_at
+        if self.state is SessionState.ENDED:
+            return None
+        at = None if self._ok is None else self._ok.at
+        if self._retry_at is not None and (at is None or self._retry_at < at):
+            at = self._retry_at
+        if self._timer_at is not None and (at is None or self._timer_at < at):
+            at = self._timer_at
+        return at
 
     def on_time(self, now: float) -> None:
-        """Repeat what waits for its ACK; end what waited too long."""
-        if self._ok_resend_at is not None and self._ok_resend_at <= now:
-            if now >= self._ok_end_at:
-                self._ok_resend_at = None
+        """Repeat what waits for its ACK; end what waited too long; refresh, and offer again."""
+        ok = self._ok
+        if ok is not None and ok.at <= now:
+            if ok.is_over(now):
+                self._ok = None
                 self._over(EndReason.NO_ACK)
                 self._bye(now)
                 return
-            self._core.send(self._ok_flow, self._ok)
-            self._ok_interval = min(self._ok_interval * 2, T2)
-            self._ok_resend_at = min(now + self._ok_interval, self._ok_end_at)
+            self._core.send(ok.flow, ok.data)
+            ok.move_on(now)
+        if self._retry_at is not None and self._retry_at <= now:
+            self._retry_at = None
+            if self.state is SessionState.CONFIRMED:
+                self._core.emit(SessionOfferWanted(self))
+        if self._timer_at is not None and self._timer_at <= now:
+            self._on_timer(now)
         self._core.wake(self)
 
     # --- endings --------------------------------------------------------------------------
@@ -453,7 +608,7 @@ class Session:
 
     def _hang_up_when_acked(self, now: float) -> None:
         """BYE, but not before the ACK of our 2xx (RFC 3261 15)."""
-        if self._ok_resend_at is not None:
+        if self._ok is not None:
             self.state = SessionState.CLOSING
             self._bye_wanted = True
         else:
@@ -463,8 +618,13 @@ class Session:
         self.state = SessionState.CLOSING
         self._bye_wanted = False
         self._refuse_open(487, now)
-        self._let_go_of_reinvite(now)
-        self.send("BYE", now, on_outcome=lambda *_: self._gone())
+        self._abandon_offers(now)
+        self.send("BYE", now, headers=self._farewell, on_outcome=lambda *_: self._gone())
+
+    def _abandon_offers(self, now: float) -> None:
+        """The session is over, and with it what we have offered."""
+        if self._reinvite is not None:
+            self._reinvite.abandon(now)
 
     def _refuse_open(self, status: int, now: float) -> None:
         """Give a final answer to the request of theirs that still waits, if one does."""
@@ -477,17 +637,24 @@ class Session:
         if self.state in (SessionState.CLOSING, SessionState.ENDED):
             return
         self.state = SessionState.CLOSING
+        self._timer_at = self._retry_at = None
         self._core.emit(SessionEnded(self, reason, status, detail))
 
     def _gone(self) -> None:
         """Nothing is on the way any more."""
-        self._ok_resend_at = None
+        self._ok = None
         self._core.forget(self)
 
     def _plain(self, tx: ServerTransaction, status: int) -> Response:
         response = build_response(tx.request, status, to_tag=self.local_tag)
         response.set("server", AGENT)
         return response
+
+
+def _retry_after_s(response: Response) -> float:
+    """Seconds that a peer asks us to wait before the next offer."""
+    text = (response.get("retry-after") or "").partition("(")[0].partition(";")[0].strip()
+    return min(float(text), LONGEST_RETRY_S) if text.isascii() and text.isdigit() and len(text) < 6 else LATER_S
 
 
 InDialogHandler = Callable[[Session, ServerTransaction, Flow, float], None]
@@ -499,4 +666,5 @@ _IN_DIALOG: dict[str, InDialogHandler] = {
     "UPDATE": Session._on_offer,
     "INFO": Session._on_info,
     "OPTIONS": Session._on_options,
+    "PRACK": lambda session, tx, _source, now: session._on_prack(tx, now),
 }

@@ -41,7 +41,7 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SessionProgress:
-    """A provisional response to our INVITE."""
+    """A provisional response to our INVITE; a body is early media of the branch that sent it."""
 
     session: Session
     status: int
@@ -77,11 +77,21 @@ class SessionOffered:
 
 @dataclass(frozen=True, slots=True)
 class SessionReoffered:
-    """Outcome of our own re-INVITE; a status of 300 and above leaves all as it was."""
+    """Outcome of our own re-INVITE or UPDATE; a status of 300 and above leaves all as it was.
+
+    After a 491 (their offer crossed ours) SessionOfferWanted follows.
+    """
 
     session: Session
     status: int
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOfferWanted:
+    """Time to offer anew by `reinvite`: the session must be refreshed, or an offer crossed one of theirs."""
+
+    session: Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +128,7 @@ SessionEvent = (
     | SessionAcked
     | SessionOffered
     | SessionReoffered
+    | SessionOfferWanted
     | SessionDtmf
     | SessionProbed
     | SessionEnded

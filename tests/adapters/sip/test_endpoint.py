@@ -58,7 +58,7 @@ def ask(node: Node, link: Link, data: bytes, host: str = SOURCE[0], port: int = 
         (request("OPTIONS"), 200, "allow"),
         (request("OPTIONS", max_forwards="0"), 200, "accept"),
         (request("INVITE", max_forwards="0"), 483, None),
-        (request("INVITE", "Require: 100rel"), 420, "unsupported"),
+        (request("INVITE", "Require: 100rel, gruu"), 420, "unsupported"),
         (request("REGISTER", "Require: outbound, gruu"), 420, "unsupported"),
         (request("SUBSCRIBE"), 405, "allow"),
         (request("MESSAGE"), 405, "allow"),
