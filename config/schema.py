@@ -32,6 +32,7 @@ from pydantic import (
     model_validator,
 )
 
+from config.name_servers import Dns
 from config.tls import HttpTls, SipTls
 from config.trunks import Country, Number, Route, Trunk
 from config.values import (
@@ -244,12 +245,14 @@ class Sip(Model):
 
     Attributes:
         trace_mb: memory for recent messages, shown by `murima sip trace`; 0: none.
+        dns: how host names are looked up.
         connections_per_address: TCP, TLS and WebSocket connections from one address that no
             registration has come by; trunks may have any number.
     """
 
     listen: Annotated[tuple[Listener, ...], Field(min_length=1)]
     tls: SipTls | None = None
+    dns: Dns = Dns()
     connections_per_address: Annotated[StrictInt, Field(ge=1, le=10_000)] = 100
     trunks: tuple[Trunk, ...] = ()
     trace_mb: Annotated[StrictInt, Field(ge=0, le=4096)] = 32

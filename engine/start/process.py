@@ -24,6 +24,7 @@ from adapters.sip import registrations
 from adapters.sip.access import AccessPolicy
 from adapters.sip.connections import ConnectionLimits
 from adapters.sip.digest import DigestVerifier
+from adapters.sip.dns import DnsSettings
 from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged
 from adapters.sip.registrar import Registrar
 from adapters.sip.trace import SipTrace
@@ -76,7 +77,11 @@ class Engine:
 
         document = loaded.document
         self._certificates = Certificates(document)
-        self._transport = SipTransport(ConnectionLimits(per_address=document.sip.connections_per_address))
+        name_servers = tuple((server.host, server.port) for server in document.sip.dns.servers)
+        self._transport = SipTransport(
+            ConnectionLimits(per_address=document.sip.connections_per_address),
+            dns=DnsSettings(name_servers, document.sip.dns.timeout_s),
+        )
         self._registrar = Registrar()
         self._registrations = folder.root / "registrations.json"
         self._keeping: asyncio.TimerHandle | None = None
