@@ -9,15 +9,64 @@ from ipaddress import ip_network
 from adapters.sip.access import AccessPolicy, Trunk
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.errors import PeerError
+from adapters.sip.login import Login
 from adapters.sip.uri import SipUri
 
 
 @dataclass(frozen=True, slots=True)
+class RegistrationSettings:
+    """Our registration with a carrier.
+
+    Attributes:
+        login: our credentials.
+        line: user part of our Contact, which only the carrier learns.
+        realm: answer challenges of this realm only; None: of any.
+        expires_s: asked for.
+    """
+
+    login: Login
+    line: str
+    realm: str | None = None
+    expires_s: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
 class TrunkSettings:
-    """A carrier. `networks`: addresses or CIDR networks that its calls come from."""
+    """A carrier.
+
+    Attributes:
+        networks: addresses or CIDR networks that its calls come from.
+        by_address: a call from there is this trunk's without further proof.
+        user, ha1s: what it logs in with when it calls; None: it does not.
+        by_line: calls to the line that we registered are this trunk's.
+        gateways: SIP URIs of where calls to it go, in the order of the configuration.
+        priorities: of the gateways, for the registration.
+        registration: None: we do not register.
+        login: answers challenges to our calls.
+        from_domain: host in From; None: our domain.
+        number_in_from: the caller's number stands in From; False: in P-Asserted-Identity.
+        trusted_identity: its P-Asserted-Identity is believed, and it gets ours.
+        options_interval_s: of the alive-checks; 0: none.
+        response_timeout_s: a gateway that says nothing for so long is given up.
+        call_id_header: it gets our call id.
+    """
 
     name: str
     networks: tuple[str, ...]
+    by_address: bool = True
+    user: str | None = None
+    ha1s: Mapping[str, str] = field(default_factory=dict, repr=False)
+    by_line: bool = False
+    gateways: tuple[str, ...] = ()
+    priorities: tuple[int, ...] = ()
+    registration: RegistrationSettings | None = None
+    login: Login | None = field(default=None, repr=False)
+    from_domain: str | None = None
+    number_in_from: bool = True
+    trusted_identity: bool = True
+    options_interval_s: float = 0.0
+    response_timeout_s: float = 6.0
+    call_id_header: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +112,17 @@ class NativeSettings:
             ValueError: a network is malformed.
         """
         return AccessPolicy(
-            [Trunk(t.name, tuple(ip_network(network) for network in t.networks)) for t in self.trunks],
+            [
+                Trunk(
+                    t.name,
+                    tuple(ip_network(network) for network in t.networks),
+                    by_address=t.by_address,
+                    line=t.registration.line if t.by_line and t.registration is not None else None,
+                    user=t.user,
+                    ha1s=t.ha1s,
+                )
+                for t in self.trunks
+            ],
             {agent.agent_id: agent.ha1s for agent in self.agents},
             verifier,
         )

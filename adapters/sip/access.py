@@ -8,7 +8,7 @@ is kept for those who proved who they are and asked for what is not theirs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from adapters.sip.digest import DigestResult, DigestVerifier
@@ -22,18 +22,30 @@ _REMEMBERED_HOSTS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
-    """A carrier or gateway, known by where its packets come from."""
+    """A carrier or gateway, known by where its packets come from, by the line it calls, or by a password.
+
+    Attributes:
+        networks: where its calls come from; where it is known otherwise, none means anywhere.
+        by_address: being there is proof enough.
+        line: user part, or `line` parameter, of the contact that we registered with it.
+        user, ha1s: what it logs in with.
+    """
 
     name: str
     networks: tuple[IPv4Network | IPv6Network, ...]
+    by_address: bool = True
+    line: str | None = None
+    user: str | None = None
+    ha1s: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Who a request is from: exactly one of the two is set."""
+    """Who a request is from: exactly one of the two is set. `line`: the Request-URI names our line, not a number."""
 
     trunk: str | None = None
     user: str | None = None
+    line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,10 @@ class AccessPolicy:
         guard: Guard | None = None,
         algorithms: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
-        self._trunks = tuple(trunks)
+        trunks = tuple(trunks)
+        self._trunks = tuple(trunk for trunk in trunks if trunk.by_address)
+        self._lines = {trunk.line: trunk for trunk in trunks if trunk.line is not None}
+        self._logins = {trunk.user: trunk for trunk in trunks if trunk.user is not None}
         self._users = users
         self._verifier = verifier
         self._guard = guard
@@ -82,10 +97,7 @@ class AccessPolicy:
             return self._by_host[host]
         except KeyError:
             pass
-        address = ip_address(host.partition("%")[0])
-        if address.version == 6 and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        found = next((t.name for t in self._trunks if any(address in network for network in t.networks)), None)
+        found = next((t.name for t in self._trunks if _within(host, t.networks)), None)
         if len(self._by_host) >= _REMEMBERED_HOSTS:
             self._by_host.clear()
         self._by_host[host] = found
@@ -100,7 +112,20 @@ class AccessPolicy:
         trunk = self.trunk_at(source.host)
         if trunk is not None:
             return Admitted(trunk=trunk)
+        if self._lines:
+            found = self._on_line(request, source.host)
+            if found is not None:
+                return found
         return self._authenticate(request, request.from_.uri, source, now)
+
+    def _on_line(self, request: Request, host: str) -> Admitted | None:
+        """A call to the contact that we registered with a carrier; nobody else knows it."""
+        uri = request.parsed_uri
+        name = uri.user or ""
+        trunk = self._lines.get(name) or self._lines.get(uri.params.get("line") or "")
+        if trunk is None or (trunk.networks and not _within(host, trunk.networks)):
+            return None
+        return Admitted(trunk=trunk.name, line=name == trunk.line)
 
     def admit_registration(self, request: Request, source: Flow, now: float) -> Admitted | Refused:
         """Decide on a REGISTER: a user may change only the address of record of its own name.
@@ -126,8 +151,15 @@ class AccessPolicy:
         if result is DigestResult.OK and user is not None:
             if guard is not None:
                 guard.on_success(source.host, now)
-            if isinstance(claimed, SipUri) and claimed.user == user:
+            if isinstance(claimed, SipUri) and claimed.user == user and user in self._users:
                 return Admitted(user=user)
+            trunk = self._logins.get(user)
+            if trunk is not None and request.method == "INVITE":
+                return (
+                    Admitted(trunk=trunk.name)
+                    if not trunk.networks or _within(source.host, trunk.networks)
+                    else Refused(403, (), "forbidden")
+                )
             return Refused(403, (), "forbidden")
         if result is DigestResult.WRONG and guard is not None:
             guard.on_failure(source.host, now)
@@ -136,4 +168,15 @@ class AccessPolicy:
         return Refused(401, tuple(("www-authenticate", str(challenge)) for challenge in challenges), result.value)
 
     def _secret_of(self, username: str, algorithm: str) -> str | None:
-        return self._users.get(username, {}).get(algorithm)
+        known = self._users.get(username)
+        if known is None:
+            trunk = self._logins.get(username)
+            known = {} if trunk is None else trunk.ha1s
+        return known.get(algorithm)
+
+
+def _within(host: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    address = ip_address(host.partition("%")[0])
+    if address.version == 6 and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
