@@ -456,7 +456,7 @@ def test_update_before_the_answer() -> None:
     crossing = link.raw(called, raw("UPDATE", body=b"crossing", to_tag=tag, cseq=5))
     assert response(crossing[-1]).status == 491
     reply_of_phone(called, link, 200, ("content-type", "application/sdp"))
-    assert called.events[-1] == SessionReoffered(session, 200, EARLY)
+    assert called.events[-1:] == [SessionReoffered(session, 200, EARLY)]
 
 
 @pytest.mark.parametrize(("described", "status"), [(True, None), (False, 491)])
