@@ -16,7 +16,7 @@ from enum import IntEnum
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
 MAX_FRAME = 1 << 20
 EVENT_BACKLOG = 10_000
 
@@ -81,6 +81,13 @@ class CloseLeg(_Message, frozen=True):
     """Release a leg's ports; LegClosed with its figures follows."""
 
     leg: str
+
+
+class MoveLeg(_Message, frozen=True):
+    """Make a leg part of another call; its audio and its bridge stay as they are."""
+
+    leg: str
+    call: str
 
 
 class Bridge(_Message, frozen=True):
@@ -274,6 +281,7 @@ Command = (
     | OpenLeg
     | SetRemote
     | CloseLeg
+    | MoveLeg
     | Bridge
     | Unbridge
     | Play

@@ -100,6 +100,7 @@ class Switchboard:
             protocol.OpenLeg: self._open_leg,
             protocol.SetRemote: self._set_remote,
             protocol.CloseLeg: self._close_leg,
+            protocol.MoveLeg: self._move_leg,
             protocol.Bridge: self._bridge,
             protocol.Unbridge: self._unbridge,
             protocol.Play: self._play,
@@ -203,10 +204,28 @@ class Switchboard:
             return
         call = self._calls[leg.call_id]
         self._close(leg, now)
+        self._look_after(call, now)
+
+    def _look_after(self, call: _Call, now: float) -> None:
+        """A leg has left a call: one that is empty is kept only for its snapshot."""
         if not call.legs:
             self._end_recording(call.call_id, now)
             if not call.snapshot:
                 del self._calls[call.call_id]
+
+    def _move_leg(self, command: protocol.MoveLeg, now: float) -> None:
+        leg = self._leg(command.leg)
+        if leg is None or leg.call_id == command.call:
+            return
+        former = self._calls[leg.call_id]
+        call = self._calls.get(command.call)
+        if call is None:
+            call = self._calls[command.call] = _Call(command.call, self._owner)
+        call.owner = self._owner
+        del former.legs[leg.leg_id]
+        call.legs[leg.leg_id] = leg
+        leg.call_id = call.call_id
+        self._look_after(former, now)
 
     def _close(self, leg: Leg, now: float) -> None:
         for taken in self._recordings.values():

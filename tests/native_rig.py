@@ -202,6 +202,8 @@ class FakeWorker:
             self.say(media.LegOpened(command.leg, self._next_port))
         elif isinstance(command, media.CloseLeg):
             self._close(command.leg)
+        elif isinstance(command, media.MoveLeg):
+            self.legs[command.leg] = command.call
         elif isinstance(command, media.LoadPrompt):
             self.say(media.PromptLoaded(command.prompt, 1000))
         elif isinstance(command, media.Play):

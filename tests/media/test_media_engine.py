@@ -19,6 +19,7 @@ from media.client import (
     Echo,
     LegClosed,
     MediaClient,
+    MoveLeg,
     OrphanEnded,
     PutSnapshot,
     Quit,
@@ -70,6 +71,23 @@ async def test_audio_goes_on_without_an_engine_and_the_next_one_finds_the_call()
         rig.send(CloseLeg("a"), CloseLeg("b"), ReleaseCall("call"))
         await rig.wait_for(LegClosed)
         await rig.wait_for(LegClosed)
+        assert (await rig.settle()).calls == 0
+
+
+async def test_leg_that_moved_survives_its_former_call_and_stays_bridged() -> None:
+    async with worker() as rig:
+        a, b = await _call(rig)
+        rig.send(MoveLeg("b", "other"), MoveLeg("b", "other"), MoveLeg("nobody", "other"))
+        assert (await rig.settle()).calls == 2
+        for sender, receiver in ((a, b), (b, a)):
+            sender.send(b"2" * 160)
+            await receiver.receive()
+        rig.send(ReleaseCall("call"))
+        assert (await rig.wait_for(LegClosed)).leg == "a"
+        assert (await rig.settle()).legs == 1
+        rig.send(CloseLeg("b"))
+        closed = await rig.wait_for(LegClosed)
+        assert (closed.leg, closed.call) == ("b", "other")
         assert (await rig.settle()).calls == 0
 
 
@@ -126,7 +144,7 @@ async def test_a_newer_engine_replaces_the_older() -> None:
 async def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async with worker() as rig:
         monkeypatch.setattr("media.client.VERSION", 99)
-        with pytest.raises(WorkerRefused, match="version 1"):
+        with pytest.raises(WorkerRefused, match=f"version {protocol.VERSION}"):
             await MediaClient(rig.path, lambda _event: None, "newer").connect()
         assert rig.client.connected
 
