@@ -10,6 +10,8 @@ from itertools import count
 from adapters.sip.access import AccessPolicy, Trunk
 from adapters.sip.digest import DigestVerifier, ha1
 from adapters.sip.endpoint import Effect, Endpoint, Event
+from adapters.sip.failover import Locate
+from adapters.sip.location import Target
 from adapters.sip.registrar import Registrar
 from adapters.sip.session import Session
 from adapters.sip.transaction import Flow, Send
@@ -25,7 +27,12 @@ def new_token() -> str:
 
 
 class Node:
-    """One endpoint at one address."""
+    """One endpoint at one address.
+
+    Attributes:
+        hosts: where host names lead; a name that is not listed leads nowhere.
+        asked: names that the endpoint wanted located.
+    """
 
     def __init__(
         self,
@@ -42,6 +49,8 @@ class Node:
         self.events: list[Event] = []
         self.on_event: Callable[[Event], None] | None = None
         self.link: Link | None = None
+        self.hosts: dict[str, list[Target]] = {}
+        self.asked: list[str] = []
         verifier = DigestVerifier(
             REALM, bytes(range(32)), algorithms=("SHA-256", "MD5"), random_bytes=lambda n: next(_tokens).to_bytes(n)
         )
@@ -62,11 +71,19 @@ class Node:
     def route(self, transport: str, host: str, port: int) -> Flow | None:
         return Flow(transport, 0, host, port)
 
+    def vouch(self, flow: Flow, silence_s: float | None) -> None: ...
+    def alias(self, flow: Flow, host: str, port: int, *, trusted: bool) -> None: ...
+
     def carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Send):
                 assert self.link is not None
                 self.link.post(self, effect)
+            elif isinstance(effect, Locate):
+                assert self.link is not None
+                self.asked.append(str(effect.uri))
+                targets = self.hosts.get(effect.uri.host, [])
+                self.carry_out(self.endpoint.on_located(effect.ticket, targets, self.link.now))
             else:
                 self.events.append(effect)
                 if self.on_event is not None:
