@@ -33,6 +33,7 @@ class Calling:
             call = self._exchange.calls[request.call_id] = Call(request.call_id)
         leg = Leg(leg_id, call, LegAudio(self._exchange.next_sdp_session()))
         leg.request = request
+        leg.user = request.agent_id
         self._exchange.legs[leg_id] = leg
         call.legs.add(leg_id)
         peer = None if request.peer is None else self._exchange.legs.get(request.peer)

@@ -89,6 +89,8 @@ class Leg:
         answering: `answer` waits for the port.
         request: of an outgoing leg; its INVITE waits for the port as long as `session` is None.
         probe_timer: the next probe while the leg stays silent.
+        referred: it asked for a transfer before.
+        user: the agent whose phone it is.
     """
 
     __slots__ = (
@@ -103,6 +105,8 @@ class Leg:
         "opening",
         "port",
         "preferred",
+        "referred",
+        "user",
         "probe_timer",
         "request",
         "ringing",
@@ -128,4 +132,6 @@ class Leg:
         self.status: int | None = None
         self.max_forwards = 70
         self.silent_s = 0.0
+        self.referred = False
+        self.user: str | None = None
         self.probe_timer: Cancellable | None = None

@@ -29,7 +29,16 @@ def dialled_by(request: Request) -> str:
     Raises:
         PeerError: 404, there is none, or nobody can dial it; 414, too long.
     """
-    dialled = request.parsed_uri.user
+    return number_of(request.parsed_uri)
+
+
+def number_of(uri: SipUri) -> str:
+    """The number that a URI dials.
+
+    Raises:
+        PeerError: 404, there is none, or nobody can dial it; 414, too long.
+    """
+    dialled = uri.user
     if not dialled or not dialled.isprintable():
         raise PeerError("no number dialled", status=404)
     if len(dialled) > MAX_TEXT:

@@ -18,9 +18,11 @@ from adapters.native.exchange import Carrier, EventLoop, Exchange
 from adapters.native.legs import Call, Leg, Link, Worker
 from adapters.native.parties import caller_of, dialled_by
 from adapters.native.settings import NativeSettings
+from adapters.native.transferring import Transferring
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged, SessionIncoming
 from adapters.sip.errors import PeerError
+from adapters.sip.replaces import REPLACES
 from adapters.sip.sdp import SessionDescription
 from adapters.sip.session import (
     SessionAcked,
@@ -48,6 +50,8 @@ from engine.events import (
     PlayId,
     RecordingFinished,
     Source,
+    TransferId,
+    TransferState,
 )
 from engine.telephony import EventSink, Originate
 from media import client as media
@@ -85,6 +89,7 @@ class NativeTelephony:
     ) -> None:
         self._exchange = Exchange(settings, endpoint=endpoint, carrier=carrier, sink=sink, new_id=new_id, loop=loop)
         self._calling = Calling(self._exchange)
+        self._transferring = Transferring(self._exchange)
         self._verifier_for = verifier_for
         self._verifier = verifier_for(settings.domain)
         self.reconfigure(settings)
@@ -242,6 +247,20 @@ class NativeTelephony:
         if leg is not None:
             self._exchange.drop(leg, cause)
 
+    # --- Telephony: transfers ------------------------------------------------------------------
+
+    def shares_audio(self, a: LegId, b: LegId) -> bool:
+        return self._transferring.shares_audio(a, b)
+
+    def move_leg(self, leg_id: LegId, call_id: CallId) -> None:
+        self._transferring.move(leg_id, call_id)
+
+    def report_transfer(self, transfer_id: TransferId, state: TransferState, cause: EndCause = EndCause.NORMAL) -> None:
+        self._transferring.report(transfer_id, state, cause)
+
+    def refer(self, leg_id: LegId, transfer_id: TransferId, target: str) -> None:
+        self._transferring.refer(leg_id, transfer_id, target)
+
     # --- Telephony: audio ---------------------------------------------------------------------
 
     def bridge(self, a: LegId, b: LegId) -> None:
@@ -337,12 +356,15 @@ class NativeTelephony:
             self._exchange.counters["calls_refused_no_worker_total"] += 1
             self._exchange.run(self._exchange.endpoint.reject(session, 503, now, refusal_headers(503)))
             return
-        leg = Leg(
-            LegId(self._exchange.new_id()),
-            Call(CallId(self._exchange.new_id())),
-            LegAudio(self._exchange.next_sdp_session()),
-        )
+        replaced: Leg | None = None
         try:
+            if REPLACES in request.headers:
+                replaced = self._transferring.replaced(request)
+            leg = Leg(
+                LegId(self._exchange.new_id()),
+                self._new_call(event.source.user) if replaced is None else replaced.call,
+                LegAudio(self._exchange.next_sdp_session()),
+            )
             dialled = dialled_by(request)
             caller = caller_of(request, trusted=event.source.trunk is not None)
             if request.body:
@@ -362,7 +384,7 @@ class NativeTelephony:
         leg.call.legs.add(leg.leg_id)
         self._exchange.calls[leg.call.call_id] = leg.call
         self._exchange.legs[leg.leg_id] = leg
-        user = event.source.user
+        user = leg.user = event.source.user
         self._exchange.emit(
             LegIncoming(
                 leg.leg_id,
@@ -371,8 +393,17 @@ class NativeTelephony:
                 dialled,
                 Source(event.source.trunk, None if user is None else AgentId(user)),
                 session.sip_call_id,
+                None if replaced is None else replaced.leg_id,
             )
         )
+
+    def _new_call(self, user: str | None) -> Call:
+        """A call; that of an agent who is in one already goes where the other is, so that they can be joined."""
+        call = Call(CallId(self._exchange.new_id()))
+        if user is not None and len(self._exchange.workers) > 1:
+            others = (leg.call.worker for leg in self._exchange.legs.values() if leg.user == user)
+            call.worker = next((worker for worker in others if worker is not None and worker.connected), None)
+        return call
 
     def _answer(self, leg: Leg, port: int) -> None:
         session, worker = leg.session, leg.call.worker
@@ -508,6 +539,7 @@ class NativeTelephony:
         elif isinstance(event, SessionProbed):
             self._on_probed(leg, event)
         elif isinstance(event, SessionEnded):
+            self._transferring.on_ended(event.session, event.reason)
             self._exchange.finish(leg, cause_of(event.reason, event.status), event.status, event.detail)
         elif event.status < 300:
             self._exchange.take_answer(leg, event.body)

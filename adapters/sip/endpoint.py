@@ -187,6 +187,10 @@ class Endpoint:
             self._reject_stateless(exc, flow)
         return self._take()
 
+    def effects(self) -> list[Effect]:
+        """What `respond` and `Session.send`, called from outside, have led to."""
+        return self._take()
+
     def on_fault(self, exc: PeerError, flow: Flow) -> list[Effect]:
         """A message that the framer of a stream refused."""
         self._reject_stateless(exc, flow)
