@@ -180,14 +180,16 @@ class Connections:
             self._by_peer.setdefault(key, link)
         return number
 
-    def alias(self, link: Link, port: int) -> None:
+    def alias(self, link: Link, port: int, domain: str) -> None:
         """Use a connection of theirs for requests to the port that they listen at (RFC 5923 8)."""
-        for transport, address, _, domain in link.keys:
-            key = (transport, address, port, domain)
-            kept = self._aliases.setdefault(link.number, [])
-            if key not in kept and len(kept) < _ALIASES_KEPT:
-                kept.append(key)
-                self._by_peer[key] = link
+        key = (link.transport, link.peer[0], port, domain)
+        kept = self._aliases.setdefault(link.number, [])
+        if key in kept:
+            return
+        if len(kept) >= _ALIASES_KEPT:
+            del self._by_peer[kept.pop(0)]
+        kept.append(key)
+        self._by_peer[key] = link
 
     def used(self, link: Link, flow: Flow) -> None:
         """Note that a message for `flow` went over `link`."""

@@ -14,10 +14,10 @@ from typing import Protocol
 
 from adapters.sip.access import AccessPolicy, Admitted, Refused
 from adapters.sip.body import ACCEPTED_ENCODING, accepts, keep_session_description
-from adapters.sip.dialog import DEFAULT_PORT, destination
+from adapters.sip.dialog import PORTS, destination
 from adapters.sip.dialog_request import Outcome
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.failover import Courses, Locate
+from adapters.sip.failover import MAX_DATAGRAM, Courses, Locate
 from adapters.sip.incoming import IncomingSession
 from adapters.sip.layer import TransactionLayer, server_key
 from adapters.sip.location import Target, is_address
@@ -32,7 +32,15 @@ from adapters.sip.message import (
 )
 from adapters.sip.option_tags import RELIABLE, TIMER
 from adapters.sip.outgoing import OutgoingSession
-from adapters.sip.registrar import Binding, IntervalTooBriefError, Reachability, Registrar
+from adapters.sip.registrar import (
+    OUTBOUND,
+    PATH,
+    Binding,
+    IntervalTooBriefError,
+    Reachability,
+    Registrar,
+    is_outbound,
+)
 from adapters.sip.schedule import Schedule
 from adapters.sip.session import (
     ACCEPT,
@@ -63,6 +71,16 @@ from adapters.sip.uri import SipUri
 MAX_SESSIONS = 20_000
 RETRY_AFTER_S = "5"
 
+FLOW_TIMER_S = 120  # asked of phones that keep a flow open (RFC 5626 4.4.1)
+FLOW_GRACE_S = 30
+
+_CONTACT_PARAMS = {
+    "udp": "",
+    "tcp": ";transport=tcp",
+    "tls": ";transport=tls",
+    "ws": ";transport=ws",
+    "wss": ";transport=ws",  # RFC 7118 5.2.4: the URI does not tell whether it is secure
+}
 _WITH_DESCRIPTION = frozenset({"INVITE", "UPDATE", "PRACK"})
 
 
@@ -74,6 +92,15 @@ class Network(Protocol):
 
     def route(self, transport: str, host: str, port: int) -> Flow | None:
         """The flow to a new peer, None if no listener has that transport."""
+
+    def vouch(self, flow: Flow, silence_s: float | None) -> None:
+        """A phone has registered by this connection; without pings for `silence_s` (None: for long) it is dead."""
+
+    def alias(self, flow: Flow, host: str, port: int, *, trusted: bool) -> None:
+        """A peer that listens at this address offers its connection for our requests (RFC 5923).
+
+        A TLS connection is taken if its certificate is for `host`; another one if the peer is trusted.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +160,7 @@ class Endpoint:
         self._out: list[Effect] = []
         self._courses = Courses(self, self._layer, network.route, self._ask)
         self._in_dialog_handlers: dict[str, InDialogHandler] = {}
-        self._extensions = [RELIABLE, TIMER]
+        self._extensions = [RELIABLE, TIMER, *((OUTBOUND, PATH) if registrar is not None else ())]
         self.allow = ALLOW
         self.supported = ", ".join(self._extensions)
         self.session_timer = TimerSettings()
@@ -310,7 +337,7 @@ class Endpoint:
             cseq=1,
             max_forwards=max_forwards,
         )
-        request.set("contact", self.contact(flow))
+        request.set("contact", self.contact(flow, secure=target.scheme == "sips"))
         request.set("allow", self.allow)
         request.set("supported", self.supported)
         ask(request, self.session_timer)
@@ -417,6 +444,8 @@ class Endpoint:
             return self._courses.open(request, flow, user, now)
         tx, effects = self._layer.open_client(request, flow, now)
         tx.user = user
+        if len(tx.sent) > MAX_DATAGRAM and flow.transport == "udp":
+            effects = self._courses.carry_large(tx, now) or effects
         self.run(tx, effects, now)
         return tx
 
@@ -443,11 +472,13 @@ class Endpoint:
         shown = f"[{host}]" if ":" in host else host
         return f"SIP/2.0/{flow.transport.upper()} {shown}:{port};branch=z9hG4bK{self._new_token()};rport"
 
-    def contact(self, flow: Flow) -> str:
+    def contact(self, flow: Flow, *, secure: bool = False) -> str:
+        """Our Contact towards the peer of `flow`; `secure` for a request to a sips URI (RFC 3261 12.1.1)."""
         host, port = self._network.local(flow)
         shown = f"[{host}]" if ":" in host else host
-        transport = ";transport=tcp" if flow.transport == "tcp" else ""
-        return f"<sip:murima@{shown}:{port}{transport}>"
+        if secure:
+            return f"<sips:murima@{shown}:{port}{';transport=ws' if flow.transport == 'wss' else ''}>"
+        return f"<sip:murima@{shown}:{port}{_CONTACT_PARAMS[flow.transport]}>"
 
     def new_token(self) -> str:
         return self._new_token()
@@ -572,7 +603,19 @@ class Endpoint:
         response = self._own(request, 200)
         for value in registrar.contact_values(user, now):
             response.add("contact", value)
+        response.set("supported", self.supported)
+        if "path" in request.headers:
+            response.headers["path"] = list(request.headers["path"])
+        outbound = is_outbound(request)
+        silence_s: float | None = None
+        if outbound:
+            response.set("require", OUTBOUND)
+            if source.transport in ("tcp", "tls"):
+                response.set("flow-timer", FLOW_TIMER_S)
+                silence_s = FLOW_TIMER_S + FLOW_GRACE_S
         self.respond(tx, response, now)
+        if source.connection:
+            self._network.vouch(source, silence_s)
         self._announce(events)
 
     def _announce(self, events: Iterable[Reachability]) -> None:
@@ -687,8 +730,15 @@ class Endpoint:
             noted = {"received": flow.host}
         if noted:
             request.replace_first("via", via.with_params(noted))
-        port = flow.port if via.has_rport and flow.transport == "udp" else via.port or DEFAULT_PORT
-        return Flow(flow.transport, flow.local, flow.host, port, flow.connection)
+        if not flow.connection:
+            port = flow.port if via.has_rport and flow.transport == "udp" else via.port or PORTS[flow.transport]
+            return Flow(flow.transport, flow.local, flow.host, port)
+        port = via.port or PORTS[flow.transport]
+        if "alias" in via.params:
+            trusted = self.policy.trunk_at(flow.host) is not None
+            self._network.alias(flow, via.host, port, trusted=trusted)
+        domain = via.host if flow.transport == "tls" else ""
+        return Flow(flow.transport, flow.local, flow.host, port, flow.connection, domain)
 
     def _take(self) -> list[Effect]:
         out, self._out = self._out, []

@@ -16,7 +16,7 @@ from adapters.sip.dialog import Dialog
 from adapters.sip.errors import PeerError
 from adapters.sip.headers import NameAddr
 from adapters.sip.layer import TransactionLayer
-from adapters.sip.location import Avoided, Target, is_address
+from adapters.sip.location import DEFAULT_PORTS, Avoided, Target, is_address
 from adapters.sip.message import Request, Response, parse_message
 from adapters.sip.outgoing import OutgoingSession
 from adapters.sip.session import Session
@@ -24,6 +24,7 @@ from adapters.sip.session_events import SessionState
 from adapters.sip.transaction import TIMEOUT, ClientTransaction, Effect, Flow, Transaction, build_cancel
 from adapters.sip.uri import SipUri
 
+MAX_DATAGRAM = 1300  # bytes of a request (RFC 3261 18.1.1)
 FAILOVER_AFTER_S = 5.0  # without any response, where there is another target; four INVITEs went out by then
 AVOID_S = 60.0  # a target that was silent, unreachable or overloaded
 MAX_AVOID_S = 600.0  # however long its Retry-After
@@ -45,7 +46,7 @@ class Core(Protocol):
     def send(self, flow: Flow, data: bytes) -> None: ...
     def run(self, tx: Transaction, effects: list[Effect], now: float) -> None: ...
     def via(self, flow: Flow) -> str: ...
-    def contact(self, flow: Flow) -> str: ...
+    def contact(self, flow: Flow, *, secure: bool = False) -> str: ...
     def session_of_ours(self, request: Request) -> Session | None: ...
 
 
@@ -120,6 +121,32 @@ class Courses:
             self._send_ack(ack, dialog.flow)
         else:
             self._locate((flow, ack), ack, flow)
+
+    def carry_large(self, tx: ClientTransaction, now: float) -> list[Effect]:
+        """Send by TCP what is too large for UDP, and by UDP after all where that fails (RFC 3261 18.1.1).
+
+        Returns:
+            Instead of the effects of its first sending. None: it is to go by UDP: the peer is behind a
+            NAT, which lets nothing but its UDP flow in, or its TCP port was dead lately, or we have no TCP.
+        """
+        flow, request = tx.flow, tx.request
+        hop = next_hop(request)
+        host = hop.params.get("maddr") or hop.host
+        if (host, hop.port or DEFAULT_PORTS["udp"]) != (flow.host, flow.port):
+            return []
+        datagrams = Target("udp", flow.host, flow.port, host)
+        stream = self._by_stream(datagrams, now)
+        if stream is None:
+            return []
+        course = tx.course = Course(tx)
+        course.at, course.left = datagrams._replace(transport="tcp"), [datagrams]
+        return self._redirect(tx, stream, now, now + FAILOVER_AFTER_S)
+
+    def _by_stream(self, target: Target, now: float) -> Flow | None:
+        """The way by TCP to a UDP target, if it may be tried."""
+        if self.avoided.is_avoided("tcp", target.host, target.port, now):
+            return None
+        return self._route("tcp", target.host, target.port)
 
     def give_up_at(self, tx: ClientTransaction, deadline: float) -> None:
         """The user of a request waits no longer than this."""
@@ -211,18 +238,28 @@ class Courses:
                 break
         if flow is None:
             return False
+        if target.transport == "udp" and len(tx.sent) > MAX_DATAGRAM:
+            stream = self._by_stream(target, now)
+            if stream is not None:
+                course.left = [target, *(course.left or ())]
+                target, flow = target._replace(transport="tcp"), stream
         if leave and tx.request.method == "INVITE":
             self._leave(tx, now)
-        old, course.at = tx.flow, target
-        request = tx.request
-        if request.get("contact") == self._core.contact(old):
-            request.set("contact", self._core.contact(flow))
-        self._pin(request, old, flow)
+        course.at = target
         until = now + (FAILOVER_AFTER_S if course.left else TIMEOUT)
         if course.give_up_at is not None:
             until = min(until, course.give_up_at)
-        self._core.run(tx, self._layer.move(tx, self._core.via(flow), flow, now, until), now)
+        self._core.run(tx, self._redirect(tx, flow, now, until), now)
         return True
+
+    def _redirect(self, tx: ClientTransaction, flow: Flow, now: float, until: float) -> list[Effect]:
+        """Send the request of `tx` by another flow, with our address there in Via and Contact."""
+        old, request = tx.flow, tx.request
+        secure = request.uri.startswith("sips:")
+        if request.get("contact") == self._core.contact(old, secure=secure):
+            request.set("contact", self._core.contact(flow, secure=secure))
+        self._pin(request, old, flow)
+        return self._layer.move(tx, self._core.via(flow), flow, now, until)
 
     def _avoid(self, target: Target, until: float) -> None:
         self.avoided.avoid(target.transport, target.host, target.port, until)

@@ -21,6 +21,7 @@ from adapters.sip.transaction import Flow
 from adapters.sip.uri import SipUri
 
 MAX_EXPIRES = 2**32 - 1
+OUTBOUND, PATH = "outbound", "path"  # option tags of RFC 5626 and RFC 3327
 MAX_REG_ID = 2**31 - 1
 
 _MAX_INSTANCE = 256  # characters
@@ -273,7 +274,7 @@ def _check_order(binding: Binding, call_id: str, cseq: int, request: Request) ->
 
 def is_outbound(request: Request) -> bool:
     """Whether a REGISTER that succeeded has set up a flow of RFC 5626."""
-    return _supports(request, "outbound") and any(_reg_id(contact) is not None for contact in request.contacts)
+    return _supports(request, OUTBOUND) and any(_reg_id(contact) is not None for contact in request.contacts)
 
 
 def _outbound(request: Request, contact: NameAddr, path: tuple[str, ...]) -> tuple[str | None, int | None]:
@@ -282,7 +283,7 @@ def _outbound(request: Request, contact: NameAddr, path: tuple[str, ...]) -> tup
     if instance is not None and len(instance) > _MAX_INSTANCE:
         raise PeerError("overlong instance", message=request)
     reg_id = _reg_id(contact)
-    if reg_id is None or not _supports(request, "outbound"):
+    if reg_id is None or not _supports(request, OUTBOUND):
         return instance, None
     if len(request.get_all("via")) > 1 and (not path or "ob" not in _uri_params(path[-1])):
         raise PeerError("the first hop keeps no flows", status=439, message=request)

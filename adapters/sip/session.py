@@ -90,7 +90,7 @@ class Core(Protocol):
     def wake(self, session: Session) -> None: ...
     def forget(self, session: Session) -> None: ...
     def via(self, flow: Flow) -> str: ...
-    def contact(self, flow: Flow) -> str: ...
+    def contact(self, flow: Flow, *, secure: bool = False) -> str: ...
     def new_token(self) -> str: ...
     def in_dialog_handler(self, method: str) -> InDialogHandler | None: ...
     @property
@@ -242,7 +242,7 @@ class Session:
         response = build_response(request, status, to_tag=self.local_tag)
         if "record-route" in request.headers:
             response.headers["record-route"] = list(request.headers["record-route"])
-        response.set("contact", self._core.contact(tx.flow))
+        response.set("contact", self._core.contact(tx.flow, secure=tx.request.uri.startswith("sips:")))
         response.set("server", AGENT)
         return response
 
@@ -342,7 +342,8 @@ class Session:
 
     def _refresh_headers(self, dialog: Dialog) -> list[tuple[str, str]]:
         """Of a re-INVITE or UPDATE."""
-        headers = [("contact", self._core.contact(dialog.flow)), ("allow", self._core.allow)]
+        contact = self._core.contact(dialog.flow, secure=dialog.target.startswith("sips:"))
+        headers = [("contact", contact), ("allow", self._core.allow)]
         headers.append(("supported", self._core.supported))
         if self._timer is not None:
             headers += session_timer.ask_again(self._timer, self._core.session_timer)

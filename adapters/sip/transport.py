@@ -225,6 +225,16 @@ class SipTransport:
             self._local_addresses[host] = known
         return known
 
+    def vouch(self, flow: Flow, silence_s: float | None) -> None:
+        link = self._connections.get(flow.connection)
+        if link is not None:
+            link.vouch(silence_s)
+
+    def alias(self, flow: Flow, host: str, port: int, *, trusted: bool) -> None:
+        link = self._connections.get(flow.connection)
+        if link is not None and (link.certified(host) if flow.transport == "tls" else trusted):
+            self._connections.alias(link, port, host if flow.transport == "tls" else "")
+
     # --- effects --------------------------------------------------------------------------
 
     def carry_out(self, effects: list[Effect]) -> None:

@@ -112,6 +112,9 @@ class Rig:
         self.tokens += 1
         return f"{self.tokens:016x}"
 
+    def vouch(self, flow: Flow, silence_s: float | None) -> None: ...
+    def alias(self, flow: Flow, host: str, port: int, *, trusted: bool) -> None: ...
+
     def local(self, flow: Flow) -> tuple[str, int]:
         return HERE, 5060
 
