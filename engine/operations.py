@@ -71,6 +71,32 @@ class AgentView:
     queues: Sequence[QueueId]
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayLine:
+    """One address of a trunk. `error`: why it is out of service, or may soon be."""
+
+    address: str
+    reachable: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkLine:
+    """The technical side of a trunk that calls go to.
+
+    Attributes:
+        registers: it is one that we register with.
+        registered_until: None: not registered.
+        error: why not.
+    """
+
+    name: str
+    registers: bool
+    registered_until: datetime | None
+    gateways: Sequence[GatewayLine]
+    error: str = ""
+
+
 class AgentStateRequest(StrEnum):
     """States that a person can ask for; the others follow from calls."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from adapters.native.audio import LegAudio
 from adapters.native.exchange import Exchange
 from adapters.native.legs import Call, Leg
+from adapters.native.trunks import Trunks
 from adapters.sip.dialog import next_flow
 from adapters.sip.headers import quoted
 from adapters.sip.transaction import Flow
@@ -19,11 +20,13 @@ class Calling:
     """The legs that we originate.
 
     Attributes:
+        trunks: ways to the outside.
         contacts: fixed contacts by agent.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, trunks: Trunks) -> None:
         self._exchange = exchange
+        self.trunks = trunks
         self.contacts: Mapping[str, SipUri] = {}
 
     def originate(self, leg_id: LegId, request: Originate) -> None:
@@ -40,8 +43,10 @@ class Calling:
         if peer is not None:
             leg.preferred = peer.audio.codec or peer.preferred
             leg.max_forwards = peer.max_forwards - 1
-        if self.target(request.agent_id) is None:
+        if request.outside is None and self.target(request.agent_id) is None:
             self._exchange.drop(leg, EndCause.UNREACHABLE, "not registered")
+        elif request.outside is not None and not self.trunks.knows(request.outside):
+            self._exchange.drop(leg, EndCause.UNREACHABLE, "no such trunk")
         elif leg.max_forwards <= 0:
             self._exchange.drop(leg, EndCause.UNREACHABLE, "too many hops")
         elif not self._exchange.open(leg):
@@ -62,6 +67,9 @@ class Calling:
 
     def invite(self, leg: Leg, request: Originate, port: int) -> None:
         """Send the INVITE of a leg, now that it has an RTP port."""
+        if request.outside is not None:
+            self.trunks.invite(leg, request, request.outside, port)
+            return
         worker = leg.call.worker
         target = self.target(request.agent_id)
         if target is None or worker is None:

@@ -137,7 +137,9 @@ class Exchange:
             now = self.carrier.clock()
             self.run(self.endpoint.hang_up(session, now, status=status, headers=refusal_headers(status)))
 
-    def finish(self, leg: Leg, cause: EndCause, status: int | None, detail: str) -> None:
+    def finish(
+        self, leg: Leg, cause: EndCause, status: int | None, detail: str, retry_after_s: float | None = None
+    ) -> None:
         """Forget a leg, release its ports and say so, once."""
         if self.legs.pop(leg.leg_id, None) is None:
             return
@@ -147,7 +149,7 @@ class Exchange:
             leg.session.owner = None
         if leg.opening:
             self.send_to(leg.call.worker, media.CloseLeg(leg.leg_id))
-        self.emit(LegEnded(leg.leg_id, cause, status, detail))
+        self.emit(LegEnded(leg.leg_id, cause, status, detail, retry_after_s))
 
     def heard_again(self, leg: Leg) -> None:
         """A leg's audio is back, or wanted no more: stop asking for its phone."""

@@ -88,7 +88,11 @@ class Leg:
         opening: the worker was asked for a port.
         answering: `answer` waits for the port.
         request: of an outgoing leg; its INVITE waits for the port as long as `session` is None.
-        probe_timer: the next probe while the leg stays silent.
+        probe_timer: the next probe while the leg stays silent; on its way out, the end
+            of our patience with a gateway that does not respond.
+        early: audio of the called side was told before its answer.
+        early_answer: our answer that the caller was told before it was answered.
+        early_peer: `progress` waits for the port.
         referred: it asked for a transfer before.
         user: the agent whose phone it is.
     """
@@ -98,6 +102,9 @@ class Leg:
         "answering",
         "audio",
         "call",
+        "early",
+        "early_answer",
+        "early_peer",
         "held",
         "leg_id",
         "max_forwards",
@@ -105,14 +112,14 @@ class Leg:
         "opening",
         "port",
         "preferred",
-        "referred",
-        "user",
         "probe_timer",
+        "referred",
         "request",
         "ringing",
         "session",
         "silent_s",
         "status",
+        "user",
     )
 
     def __init__(self, leg_id: LegId, call: Call, audio: LegAudio) -> None:
@@ -128,6 +135,9 @@ class Leg:
         self.answering = False
         self.answered = False
         self.ringing = False
+        self.early = False
+        self.early_answer = b""
+        self.early_peer: LegId | None = None
         self.held = False
         self.status: int | None = None
         self.max_forwards = 70

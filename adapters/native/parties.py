@@ -46,6 +46,24 @@ def number_of(uri: SipUri) -> str:
     return dialled
 
 
+def called_on_line(request: Request) -> str:
+    """What was dialled, of a call to the contact that we registered, which is no number itself.
+
+    Carriers name the number in P-Called-Party-ID (RFC 7315) or in To; a call to
+    the account as such has its user name there.
+
+    Raises:
+        PeerError: 400, an address is malformed; 404 and 414 as above.
+    """
+    address = next(iter(request.addresses("p-called-party-id")), request.to)
+    dialled = _user_of(address)
+    if not dialled or not dialled.isprintable():
+        raise PeerError("no number dialled", status=404)
+    if len(dialled) > MAX_TEXT:
+        raise PeerError("number too long", status=414)
+    return dialled
+
+
 def _user_of(address: NameAddr) -> str:
     return address.uri.user or "" if isinstance(address.uri, SipUri) else ""
 

@@ -14,10 +14,12 @@ from functools import partial
 from adapters.native.audio import LegAudio, first_common
 from adapters.native.calling import Calling
 from adapters.native.causes import cause_of, refusal_headers
+from adapters.native.early_media import EarlyMedia
 from adapters.native.exchange import Carrier, EventLoop, Exchange
 from adapters.native.legs import Call, Leg, Link, Worker
-from adapters.native.parties import caller_of, dialled_by
+from adapters.native.parties import called_on_line, caller_of, dialled_by
 from adapters.native.settings import NativeSettings
+from adapters.native.trunks import Trunks
 from adapters.native.transferring import Transferring
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged, SessionIncoming
@@ -30,6 +32,7 @@ from adapters.sip.session import (
     SessionDtmf,
     SessionEnded,
     SessionOffered,
+    SessionOfferWanted,
     SessionProbed,
     SessionProgress,
 )
@@ -70,8 +73,10 @@ class NativeTelephony:
         sink: gets the leg events.
         new_id: makes call and leg ids.
         loop: the event loop.
+        draw: random numbers from 0 up to 1, which spread registrations over time.
 
     Attributes:
+        trunks: registrations and alive-checks; `start` them once the sockets are there.
         draining: refuse new calls with 503 and Retry-After; calls in progress go on.
         on_dialog: told the Call-ID header of each dialog and the call that it belongs to.
     """
@@ -86,9 +91,12 @@ class NativeTelephony:
         sink: EventSink,
         new_id: Callable[[], str],
         loop: EventLoop,
+        draw: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._exchange = Exchange(settings, endpoint=endpoint, carrier=carrier, sink=sink, new_id=new_id, loop=loop)
-        self._calling = Calling(self._exchange)
+        self.trunks = Trunks(self._exchange, draw)
+        self._early_media = EarlyMedia(self._exchange)
+        self._calling = Calling(self._exchange, self.trunks)
         self._transferring = Transferring(self._exchange)
         self._verifier_for = verifier_for
         self._verifier = verifier_for(settings.domain)
@@ -104,6 +112,7 @@ class NativeTelephony:
         """
         verifier = self._verifier if settings.domain == self._verifier.realm else self._verifier_for(settings.domain)
         policy, contacts = settings.policy(verifier), settings.contacts()
+        self.trunks.replace(settings.trunks)
         changed = {n: p for n, p in settings.prompts.items() if self._exchange.settings.prompts.get(n) != p}
         self._verifier, self._exchange.settings, self._calling.contacts = verifier, settings, contacts
         self._exchange.run(
@@ -223,6 +232,10 @@ class NativeTelephony:
                 )
             )
 
+    def progress(self, leg_id: LegId, peer: LegId) -> None:
+        if not self._early_media.progress(leg_id, peer):
+            self.ring(leg_id)
+
     def answer(self, leg_id: LegId, *, peer: LegId | None = None) -> None:
         leg = self._exchange.legs.get(leg_id)
         if leg is None or leg.request is not None or leg.answering or leg.answered:
@@ -336,6 +349,8 @@ class NativeTelephony:
             self._calling.invite(leg, leg.request, event.port)
         elif leg.answering:
             self._answer(leg, event.port)
+        elif leg.early_peer is not None:
+            self._early_media.on_opened(leg, event.port)
 
     def _on_open_failed(self, event: media.LegFailed) -> None:
         for worker in self._exchange.workers.values():
@@ -365,8 +380,8 @@ class NativeTelephony:
                 self._new_call(event.source.user) if replaced is None else replaced.call,
                 LegAudio(self._exchange.next_sdp_session()),
             )
-            dialled = dialled_by(request)
-            caller = caller_of(request, trusted=event.source.trunk is not None)
+            dialled = called_on_line(request) if event.source.line else dialled_by(request)
+            caller = caller_of(request, trusted=self.trunks.trusts(event.source.trunk))
             if request.body:
                 leg.offer = SessionDescription.parse(request.body)
                 leg.preferred = first_common(leg.offer)
@@ -410,7 +425,9 @@ class NativeTelephony:
         assert session is not None
         assert worker is not None
         try:
-            if leg.offer is not None:
+            if leg.early_answer:
+                body = leg.early_answer
+            elif leg.offer is not None:
                 body = leg.audio.answer(leg.offer, worker.address, port, leg.preferred)
                 self._exchange.send_to(worker, leg.audio.remote(leg.leg_id))
             else:
@@ -455,6 +472,13 @@ class NativeTelephony:
             return
         self._exchange.agreed(leg)
         self._exchange.run(self._exchange.endpoint.accept_offer(session, answer, now))
+
+    def _offer_again(self, leg: Leg) -> None:
+        """The session is to be refreshed, or an offer of ours crossed one of theirs."""
+        session, worker = leg.session, leg.call.worker
+        if session is not None and worker is not None and leg.port is not None and leg.answered:
+            offer = leg.audio.offer(worker.address, leg.port, leg.audio.codec)
+            self._exchange.run(self._exchange.endpoint.reinvite(session, offer, self._exchange.carrier.clock()))
 
     def _on_silent(self, leg: Leg, silent_ms: int) -> None:
         """Audio stopped: a phone on hold or muted is fine, one that has gone is not. Ask it."""
@@ -524,7 +548,11 @@ class NativeTelephony:
         leg = event.session.owner
         if not isinstance(leg, Leg):
             return  # the leg has ended; its session is on the way to the same end
+        if leg.probe_timer is not None and not leg.answered:
+            self._exchange.heard_again(leg)  # the gateway is there
         if isinstance(event, SessionProgress):
+            if event.status > 100 and event.body and self._early_media.on_description(leg, event.body):
+                return
             if event.status > 100 and not leg.ringing:
                 leg.ringing = True
                 self._exchange.emit(LegRinging(leg.leg_id))
@@ -540,7 +568,10 @@ class NativeTelephony:
             self._on_probed(leg, event)
         elif isinstance(event, SessionEnded):
             self._transferring.on_ended(event.session, event.reason)
-            self._exchange.finish(leg, cause_of(event.reason, event.status), event.status, event.detail)
+            cause = cause_of(event.reason, event.status)
+            self._exchange.finish(leg, cause, event.status, event.detail, event.retry_after_s)
+        elif isinstance(event, SessionOfferWanted):
+            self._offer_again(leg)
         elif event.status < 300:
             self._exchange.take_answer(leg, event.body)
 

@@ -343,7 +343,10 @@ class Endpoint:
         ask(request, self.session_timer)
         request.set("user-agent", AGENT)
         for name, value in headers:
-            request.set(name, value)
+            if name == "route":
+                request.add(name, value)
+            else:
+                request.set(name, value)
         request.set("content-type", SDP)
         request.body = sdp
         session = OutgoingSession(self, request, flow, tag)
@@ -351,6 +354,14 @@ class Endpoint:
         self._sessions[request.call_id, tag] = session
         session.start(login, ring_timeout_s, now)
         return session, self._take()
+
+    def send_request(
+        self, request: Request, flow: Flow, user: object, now: float, *, timeout_s: float = TIMEOUT
+    ) -> list[Effect]:
+        """Send a request outside a dialog (not INVITE); its user hears of responses, and of failure by `timeout_s`."""
+        tx = self.open(request, flow, user, now)
+        self.give_up_at(tx, now + timeout_s)
+        return self._take()
 
     def accept_offer(self, session: Session, sdp: bytes, now: float) -> list[Effect]:
         """Answer SessionOffered."""

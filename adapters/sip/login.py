@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from adapters.sip.digest import Challenge, answer_challenge
 from adapters.sip.errors import PeerError
@@ -17,8 +17,8 @@ class Login:
     """What answers a challenge to our own requests: a password, or the HA1s of its realm."""
 
     username: str
-    password: str | None = None
-    ha1s: Mapping[str, str] | None = None
+    password: str | None = field(default=None, repr=False)
+    ha1s: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 def with_credentials(

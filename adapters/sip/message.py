@@ -327,6 +327,12 @@ class Response(Message):
         self.status = status
         self.reason = reason
 
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds for which the peer wants to be left alone; None: it does not say, or not in digits (20.33)."""
+        text = (self.get("retry-after") or "").partition(";")[0].partition("(")[0].strip()
+        return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
     def serialise(self) -> bytes:
         """Write the message; Content-Length always tells the true length of the body."""
         return self._write(f"SIP/2.0 {self.status} {self.reason}")

@@ -92,7 +92,7 @@ class OutgoingSession(Session):
         elif status < 300:
             self._on_success(response, now)
         elif self.state is not SessionState.CALLING or not self._try_again(response, now):
-            self._over(EndReason.REFUSED, status, response.reason)
+            self._over(EndReason.REFUSED, status, response.reason, response.retry_after_s)
             self._gone()
 
     def on_timeout(self, tx: ServerTransaction | ClientTransaction, _now: float, /, *, reached: bool) -> None:

@@ -633,13 +633,15 @@ class Session:
             tx, self._offer_tx = self._offer_tx, None
             self._core.respond(tx, self._plain(tx, status), now)
 
-    def _over(self, reason: EndReason, status: int | None = None, detail: str = "") -> None:
+    def _over(
+        self, reason: EndReason, status: int | None = None, detail: str = "", retry_after_s: float | None = None
+    ) -> None:
         """Tell the owner, once."""
         if self.state in (SessionState.CLOSING, SessionState.ENDED):
             return
         self.state = SessionState.CLOSING
         self._timer_at = self._retry_at = None
-        self._core.emit(SessionEnded(self, reason, status, detail))
+        self._core.emit(SessionEnded(self, reason, status, detail, retry_after_s))
 
     def _gone(self) -> None:
         """Nothing is on the way any more."""

@@ -120,6 +120,7 @@ class SessionEnded:
     reason: EndReason
     status: int | None = None
     detail: str = ""
+    retry_after_s: float | None = None  # with a refusal: they want no more calls for so long
 
 
 SessionEvent = (
