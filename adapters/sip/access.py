@@ -115,6 +115,8 @@ class AccessPolicy:
         if self._lines:
             found = self._on_line(request, source.host)
             if found is not None:
+                if self._guard is not None:
+                    self._guard.on_success(source.host, now)
                 return found
         return self._authenticate(request, request.from_.uri, source, now)
 
@@ -168,11 +170,10 @@ class AccessPolicy:
         return Refused(401, tuple(("www-authenticate", str(challenge)) for challenge in challenges), result.value)
 
     def _secret_of(self, username: str, algorithm: str) -> str | None:
-        known = self._users.get(username)
-        if known is None:
-            trunk = self._logins.get(username)
-            known = {} if trunk is None else trunk.ha1s
-        return known.get(algorithm)
+        # Both are asked for each name, so that the time does not tell which there are.
+        known, trunk = self._users.get(username), self._logins.get(username)
+        hashes = known if known is not None else trunk.ha1s if trunk is not None else {}
+        return hashes.get(algorithm)
 
 
 def _within(host: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:

@@ -18,6 +18,7 @@ from adapters.sip.dialog import PORTS, destination
 from adapters.sip.dialog_request import Outcome
 from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.failover import MAX_DATAGRAM, Courses, Locate
+from adapters.sip.guard import Guard
 from adapters.sip.incoming import IncomingSession
 from adapters.sip.layer import TransactionLayer, server_key
 from adapters.sip.location import Target, is_address
@@ -32,6 +33,7 @@ from adapters.sip.message import (
 )
 from adapters.sip.option_tags import RELIABLE, TIMER
 from adapters.sip.outgoing import OutgoingSession
+from adapters.sip.overload import Admission
 from adapters.sip.registrar import (
     OUTBOUND,
     PATH,
@@ -55,6 +57,7 @@ from adapters.sip.session import (
     SessionState,
 )
 from adapters.sip.session_timer import IntervalTooSmallError, TimerSettings, ask
+from adapters.sip.stateless import StatelessAnswers, is_absorbed
 from adapters.sip.transaction import (
     TIMEOUT,
     ClientTransaction,
@@ -81,6 +84,8 @@ _CONTACT_PARAMS = {
     "ws": ";transport=ws",
     "wss": ";transport=ws",  # RFC 7118 5.2.4: the URI does not tell whether it is secure
 }
+# What begins something new, and may be refused under load. OPTIONS asks whether we are alive: we are.
+_METERED = frozenset({"INVITE", "REGISTER", "SUBSCRIBE", "PUBLISH", "MESSAGE", "REFER"})
 _WITH_DESCRIPTION = frozenset({"INVITE", "UPDATE", "PRACK"})
 
 
@@ -135,6 +140,9 @@ class Endpoint:
     Attributes:
         draining: refuse new calls with 503 and Retry-After.
         counters: requests and responses refused or dropped, by reason.
+        guard: keeps scanners and floods off; None: everybody is heard.
+        admission: refuses new work under load; None: everything is taken on.
+        handled: how many messages came in.
     """
 
     def __init__(
@@ -151,6 +159,10 @@ class Endpoint:
         self.registrar = registrar
         self.draining = False
         self.counters: Counter[str] = Counter()
+        self.guard: Guard | None = None
+        self.admission: Admission | None = None
+        self.handled = 0
+        self._stateless = StatelessAnswers(new_token() + new_token())
         self._network = network
         self._new_token = new_token
         self._layer = TransactionLayer() if layer is None else layer
@@ -204,15 +216,24 @@ class Endpoint:
 
     def on_message(self, data: bytes, flow: Flow, now: float) -> list[Effect]:
         """One datagram, or one message cut from a stream. Never raises for what a peer sent."""
+        self.handled += 1
+        guard = self.guard
+        if (guard is not None and guard.closed and guard.blocks(flow.host, now)) or is_absorbed(data):
+            return []
         try:
             message = parse_message(data)
             if isinstance(message, Response):
-                self._on_response(message, now)
-            else:
+                self._on_response(message, flow, now)
+            elif not self._is_shed(message, flow, now):
                 self._on_request(message, flow, now)
         except PeerError as exc:
-            self._reject_stateless(exc, flow)
+            if guard is None or guard.on_junk(flow.host, now):
+                self._reject_stateless(exc, flow)
         return self._take()
+
+    def accepts(self, host: str, now: float) -> bool:
+        """Whether a connection from an IP address is to be accepted."""
+        return self.guard is None or not self.guard.closed or not self.guard.blocks(host, now)
 
     def effects(self) -> list[Effect]:
         """What `respond` and `Session.send`, called from outside, have led to."""
@@ -511,8 +532,15 @@ class Endpoint:
                 _keep_description(request)
                 session.on_ack(request, now)
             return
-        if layer.full and not self._is_expected(request):
-            raise PeerError("too many transactions", status=503, message=request)
+        guard = self.guard
+        if guard is not None or layer.full:
+            expected = self._is_expected(request)
+            if layer.full and not expected:
+                raise PeerError("too many transactions", status=503, message=request)
+            if guard is not None and not expected:
+                proof = "authorization" in request.headers
+                if not guard.admits(flow.host, request.get("user-agent"), now, proof=proof):
+                    return
         if layer.is_merged(request):
             raise PeerError("merged request", status=482, message=request)
         source = flow
@@ -529,6 +557,25 @@ class Endpoint:
         except Exception:  # a fault of ours: without an answer the transaction would stay for ever
             self._reject(tx, PeerError("fault", status=500), now)
             raise
+
+    def _is_shed(self, request: Request, flow: Flow, now: float) -> bool:
+        """Refuse new work that would come on top of too much, before anything else is done for it."""
+        admission = self.admission
+        if admission is None or not admission.limiting or request.method not in _METERED:
+            return False
+        try:
+            if request.to.tag or self._layer.find_server(request) is not None:
+                return False
+            after = admission.refuses(admission.urgency(request), now)
+            if after is None:
+                return False
+            back = self._mark_via(request, flow)
+        except PeerError:
+            return False  # malformed: refused for that
+        if self.guard is None or self.guard.on_junk(flow.host, now):
+            self._count_rejection(503)
+            self._out.append(Send(back, self._stateless.make(request, 503, (("retry-after", after),)).serialise()))
+        return True
 
     def _is_expected(self, request: Request) -> bool:
         """Whether a request belongs to a call that there is: a flood must not keep calls from ending."""
@@ -587,6 +634,8 @@ class Endpoint:
         keep_session_description(request)
         if not accepts(request, SDP):
             raise PeerError("no answer would be accepted", status=406)
+        if self.admission is not None:
+            self.admission.on_admitted(call=True, now=now)
         tag = self._new_token()
         session = IncomingSession(self, tx, tag)
         session.begin(source, now)
@@ -599,7 +648,10 @@ class Endpoint:
         response.set("accept", ACCEPT)
         response.set("accept-encoding", ACCEPTED_ENCODING)
         response.set("supported", self.supported)
-        self.respond(tx, response, now)
+        if self._layer.crowded:
+            self._answer_stateless(tx, response)
+        else:
+            self.respond(tx, response, now)
 
     def _on_register(self, tx: ServerTransaction, registrar: Registrar, source: Flow, now: float) -> None:
         request = tx.request
@@ -610,6 +662,8 @@ class Endpoint:
         user = admitted.user
         if user is None:
             raise UsageError("a registration is admitted for a user")
+        if self.admission is not None:
+            self.admission.on_admitted(call=False, now=now)
         events = registrar.register(request, user, source, now)
         response = self._own(request, 200)
         for value in registrar.contact_values(user, now):
@@ -635,15 +689,24 @@ class Endpoint:
     # --- refusals -------------------------------------------------------------------------
 
     def _refuse(self, tx: ServerTransaction, refused: Refused, now: float) -> None:
+        """Challenge, or tell that it is forbidden: without state, or a flood of strangers would fill our memory."""
         self.counters[f'sip_auth_refused_total{{reason="{refused.why}"}}'] += 1
-        response = self._own(tx.request, refused.status)
-        for name, value in refused.headers:
-            response.add(name, value)
-        self.respond(tx, response, now)
+        if self.admission is not None:
+            self.admission.on_admitted(call=False, now=now)
+        headers = (("server", AGENT), *refused.headers)
+        self._answer_stateless(tx, self._stateless.make(tx.request, refused.status, headers))
+
+    def _answer_stateless(self, tx: ServerTransaction, response: Response) -> None:
+        self._layer.discard(tx)
+        self._out.append(Send(tx.flow, response.serialise()))
 
     def _reject(self, tx: ServerTransaction, exc: PeerError, now: float) -> None:
         self._count_rejection(exc.status)
-        self.respond(tx, self._refusal(tx.request, exc), now)
+        response = self._refusal(tx.request, exc)
+        if self._layer.crowded and tx.user is None:
+            self._answer_stateless(tx, response)
+        else:
+            self.respond(tx, response, now)
 
     def _check_require(self, request: Request) -> None:
         """Refuse what demands an extension that we do not have (RFC 3261 8.2.2.3)."""
@@ -694,11 +757,13 @@ class Endpoint:
 
     # --- responses ------------------------------------------------------------------------
 
-    def _on_response(self, response: Response, now: float) -> None:
+    def _on_response(self, response: Response, flow: Flow, now: float) -> None:
         validate_response(response)
         tx = self._layer.find_client(response)
         if tx is None:
             self.counters["sip_stray_responses_total"] += 1
+            if self.guard is not None:
+                self.guard.on_junk(flow.host, now)
             return
         if response.body and tx.request.method in _WITH_DESCRIPTION:
             _keep_description(response)

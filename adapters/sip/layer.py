@@ -50,6 +50,11 @@ class TransactionLayer:
         """Whether new requests should be refused without state (503)."""
         return len(self._servers) >= self._limit
 
+    @property
+    def crowded(self) -> bool:
+        """Whether requests that change nothing should be answered without state, to leave room for calls."""
+        return len(self._servers) > self._limit // 4 + 1
+
     # --- server side ----------------------------------------------------------------------
 
     def find_server(self, request: Request, key: object | None = None) -> ServerTransaction | None:
@@ -79,6 +84,12 @@ class TransactionLayer:
             tx.merge_key = _merge_key(request)
             self._merged.setdefault(tx.merge_key, tx)
         return tx
+
+    def discard(self, tx: ServerTransaction) -> None:
+        """Forget a transaction that was not answered: its request gets an answer without state."""
+        self._servers.pop(tx.key, None)
+        if tx.merge_key is not None and self._merged.get(tx.merge_key) is tx:
+            del self._merged[tx.merge_key]
 
     def on_request(self, tx: ServerTransaction, request: Request, now: float) -> list[Effect]:
         """A repetition of `tx`'s request, or its ACK."""
