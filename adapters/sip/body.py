@@ -23,6 +23,7 @@ ACCEPTED_ENCODING = "identity"
 MAX_PARTS = 32  # of one multipart body
 MAX_DEPTH = 4  # multipart within multipart
 MAX_PART_HEADERS = 32
+MAX_ACCEPTED = 64  # types in one Accept value that are looked at
 
 _SDP_ALONE = [SDP]
 _NO_ENCODING = frozenset({"", "identity"})
@@ -155,7 +156,7 @@ def accepts(message: Message, kind: str) -> bool:
         return True
     wanted = (kind, f"{kind.partition('/')[0]}/*", "*/*")
     for value in values:
-        for item in split_list(value):
+        for item in split_list(value)[:MAX_ACCEPTED]:
             media = MediaType.parse(item)
             if media.name in wanted and not _is_zero(media.params.get("q")):
                 return True

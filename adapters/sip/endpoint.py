@@ -73,6 +73,7 @@ from adapters.sip.uri import SipUri
 
 MAX_SESSIONS = 20_000
 RETRY_AFTER_S = "5"
+MAX_NAMED = 16  # unknown extensions that a refusal names
 
 FLOW_TIMER_S = 120  # asked of phones that keep a flow open (RFC 5626 4.4.1)
 FLOW_GRACE_S = 30
@@ -741,7 +742,7 @@ class Endpoint:
             response.set("accept", ACCEPT)
             response.set("accept-encoding", ACCEPTED_ENCODING)
         elif status == 420:
-            response.set("unsupported", ", ".join(self._unknown_extensions(request)))
+            response.set("unsupported", ", ".join(self._unknown_extensions(request)[:MAX_NAMED]))
         elif status == 422 and isinstance(exc, IntervalTooSmallError):
             response.set("min-se", exc.min_s)
         elif status == 423 and isinstance(exc, IntervalTooBriefError) and self.registrar is not None:

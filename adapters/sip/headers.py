@@ -15,6 +15,7 @@ from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.uri import SipUri, parse_host, parse_port
 
 MAX_CSEQ = 2**31 - 1  # RFC 3261 8.1.1.5
+MAX_PARAMS = 100  # of one value; phones send ten at most
 
 _CACHED_LENGTH = 200  # longer addresses are rare; not keeping them bounds the memory of the cache
 
@@ -87,8 +88,10 @@ def parse_params(text: str) -> dict[str, str | None]:
         parameter without value.
 
     Raises:
-        PeerError: 400 for an empty, malformed or repeated parameter.
+        PeerError: 400 for an empty, malformed or repeated parameter, or too many.
     """
+    if text.count(";") >= MAX_PARAMS:
+        raise PeerError("too many parameters")
     params: dict[str, str | None] = {}
     if _PLAIN_PARAMS.fullmatch(text):
         parts = text.split(";")
