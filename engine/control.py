@@ -374,6 +374,19 @@ class CallControl:
             if not call.caller_leg.answered:
                 self.telephony.ring(call.caller_leg.leg_id)
 
+    def _on_early_media(self, event: ev.LegEarlyMedia) -> None:
+        call = self._call_by_leg.get(event.leg_id)
+        if call is None:
+            return
+        leg = call.legs[event.leg_id]
+        if call.transfer is not None and leg is call.transfer.leg:
+            self.transfers.on_ringing(call.transfer)
+        elif leg.side in ("agent", "callee"):
+            if leg.side == "callee":
+                self.outbound.on_ringing(call)
+            if not call.caller_leg.answered:
+                self.telephony.progress(call.caller_leg.leg_id, leg.leg_id)
+
     def _on_ended(self, event: ev.LegEnded) -> None:
         self.outbound.on_gone(event.leg_id)
         call = self._call_by_leg.pop(event.leg_id, None)
@@ -778,6 +791,7 @@ _HANDLERS: dict[type, Callable[[CallControl, Any], None]] = {
     ev.LegIncoming: CallControl._on_incoming,
     ev.LegTrying: _nothing,
     ev.LegRinging: CallControl._on_ringing,
+    ev.LegEarlyMedia: CallControl._on_early_media,
     ev.LegAnswered: CallControl._on_answered,
     ev.LegHeld: CallControl._on_held,
     ev.LegResumed: CallControl._on_resumed,

@@ -115,6 +115,13 @@ class LegRinging:
 
 
 @dataclass(frozen=True, slots=True)
+class LegEarlyMedia:
+    """A leg that we called is to be heard before its answer; `Telephony.progress` lets the caller hear it."""
+
+    leg_id: LegId
+
+
+@dataclass(frozen=True, slots=True)
 class LegAnswered:
     """The leg talks: an originated leg was answered, or our answer went out."""
 
@@ -240,6 +247,7 @@ LegEvent = (
     LegIncoming
     | LegTrying
     | LegRinging
+    | LegEarlyMedia
     | LegAnswered
     | LegHeld
     | LegResumed

@@ -70,6 +70,9 @@ class Telephony(Protocol):
     def ring(self, leg_id: LegId) -> None:
         """Tell an incoming leg that the other side is being alerted."""
 
+    def progress(self, leg_id: LegId, peer: LegId) -> None:
+        """Let an incoming leg hear `peer` before either is answered (where that cannot be: as `ring`)."""
+
     def answer(self, leg_id: LegId, *, peer: LegId | None = None) -> None:
         """Answer an incoming leg, preferring `peer`'s codec; LegAnswered follows, or LegEnded."""
 

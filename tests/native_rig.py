@@ -141,6 +141,14 @@ class Phone:
     def ring(self, session: Session) -> None:
         self.transport.carry_out(self.endpoint.ring(session, self.now))
 
+    def progress(self, session: Session) -> None:
+        """Be heard before the answer."""
+        body = self.answer_to(session.offered)
+        self.transport.carry_out(self.endpoint.progress(session, body, self.now))
+
+    async def reoffered(self) -> SessionOffered:
+        return await self.inbox.wait(SessionOffered)
+
     async def pick_up(self, session: Session) -> None:
         self.transport.carry_out(self.endpoint.answer(session, self.answer_to(session.offered), self.now))
         await self.inbox.wait(SessionAcked)

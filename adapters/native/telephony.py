@@ -159,8 +159,8 @@ class NativeTelephony:
 
     @property
     def busy(self) -> bool:
-        """Whether any leg still has a dialog to end or ports to give back."""
-        return bool(self._exchange.endpoint.sessions) or any(
+        """Whether any leg still has a dialog to end or ports to give back, or a carrier is to forget us."""
+        return bool(self._exchange.endpoint.sessions or self.trunks.leaving) or any(
             worker.legs for worker in self._exchange.workers.values() if worker.connected
         )
 

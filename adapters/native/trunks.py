@@ -49,6 +49,9 @@ class Trunks:
     Args:
         exchange: what all parts of the provider share.
         draw: a random number from 0 up to 1: spreads requests over time.
+
+    Attributes:
+        leaving: registrations that are being removed.
     """
 
     def __init__(self, exchange: Exchange, draw: Callable[[], float]) -> None:
@@ -56,6 +59,7 @@ class Trunks:
         self._draw = draw
         self._trunks: dict[str, _Trunk] = {}
         self._distrusted: frozenset[str] = frozenset()
+        self.leaving = 0
         self._started = False
         self._timer: Cancellable | None = None
         self._timer_at = 0.0
@@ -124,8 +128,10 @@ class Trunks:
 
     def _stop(self, trunk: _Trunk) -> None:
         registrant = trunk.registrant
-        if registrant is not None:
-            self._register(trunk, registrant, registrant.stop())
+        goodbye = None if registrant is None else registrant.stop()
+        if registrant is not None and goodbye is not None:
+            self.leaving += 1
+            self._register(trunk, registrant, goodbye)
         trunk.checks.clear()
 
     # --- time -------------------------------------------------------------------------------
@@ -170,6 +176,7 @@ class Trunks:
             domain = SipUri(gateway.scheme, None, host=gateway.host, params=gateway.params, port=gateway.port)
             flow = endpoint.flow_to(gateway)
             if flow is None:
+                self.leaving -= register.expires_s == 0
                 register = registrant.on_failure(self._exchange.carrier.clock(), reached=False)
                 continue
             person = f"<{gateway.scheme}:{escape(account.login.username)}@{_host(gateway.host)}>"
@@ -208,6 +215,9 @@ class Trunks:
                 following.set("via", endpoint.via(tx.flow))
                 user = _Outcome(partial(self._on_registered, trunk, registrant))
                 self._exchange.run(endpoint.send_request(following, tx.flow, user, now))
+                return
+            elif registrant.state is RegistrationState.STOPPED and tx.request.get("expires") == "0":
+                self.leaving -= 1
         self._note_registration(trunk, registrant)
         self._rearm()
 

@@ -88,6 +88,9 @@ class FakeTelephony:
     def ring(self, leg_id: LegId) -> None:
         self.log.append(("ring", leg_id))
 
+    def progress(self, leg_id: LegId, peer: LegId) -> None:
+        self.log.append((f"progress {peer}", leg_id))
+
     def answer(self, leg_id: LegId, *, peer: LegId | None = None) -> None:
         self.log.append(("answer", leg_id))
         if self.answer_fails:

@@ -3,8 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from adapters.sip.message import Request, parse_message
 from adapters.sip.session import (
     EndReason,
     Login,
-    Session,
     SessionEnded,
     SessionReoffered,
 )
@@ -44,84 +42,18 @@ from engine.events import (
     RecordingFinished,
     Source,
 )
-from engine.telephony import Originate, Telephony
+from engine.telephony import Originate
 from media import client as media
 from tests.native_rig import (
     PASSWORD,
     FakeWorker,
     Phone,
-    Rig,
-    make_rig,
-    real_worker,
     register_over_tcp,
     settings,
     udp_socket,
 )
+from tests.native_scene import AGENT, Scene, make_scene
 from tests.ports import loopback_address
-
-AGENT = AgentId("a0001")
-_numbers = count(1)
-
-
-@dataclass
-class Scene:
-    rig: Rig
-    trunk: Phone
-    agent: Phone
-
-    @property
-    def telephony(self) -> Telephony:
-        return self.rig.telephony
-
-    async def incoming(self, number: str = "500", **options: object) -> tuple[LegIncoming, Session]:
-        session = self.trunk.call(self.rig.number(number), **options)  # type: ignore[arg-type]  # passed on
-        return await self.rig.inbox.wait(LegIncoming), session
-
-    def ring_agent(self, call_id: CallId, peer: LegId | None, ring_timeout_s: float = 15) -> LegId:
-        leg_id = LegId(f"agent-leg-{next(_numbers)}")
-        self.telephony.originate(leg_id, Originate(call_id, AGENT, Party("4930123", "Ann"), peer, ring_timeout_s))
-        return leg_id
-
-    async def ended(self, leg_id: LegId) -> LegEnded:
-        return await self.rig.inbox.wait(LegEnded, lambda event: event.leg_id == leg_id)
-
-    async def talking(self) -> tuple[LegIncoming, Session, LegId, Session]:
-        """A caller and an agent, bridged."""
-        incoming, caller = await self.incoming()
-        self.telephony.answer(incoming.leg_id)
-        await self.rig.inbox.wait(LegAnswered)
-        await self.trunk.answered()
-        leg_id = self.ring_agent(incoming.call_id, incoming.leg_id)
-        phone = await self.agent.ringing()
-        await self.agent.pick_up(phone)
-        await self.rig.inbox.wait(LegAnswered)
-        self.telephony.bridge(incoming.leg_id, leg_id)
-        return incoming, caller, leg_id, phone
-
-    @property
-    def worker(self) -> FakeWorker:
-        assert self.rig.worker is not None
-        return self.rig.worker
-
-
-async def make_scene(
-    stack: AsyncExitStack, tmp_path: Path, *, fake: bool, tcp: bool = False, ports: int = 100
-) -> Scene:
-    trunk, agent = Phone(loopback_address()), Phone(loopback_address())
-    for phone in (trunk, agent):
-        await phone.start()
-        stack.push_async_callback(phone.close)
-    first = settings(
-        tmp_path, trunk=trunk.host, contacts={AGENT: f"sip:a0001@{agent.host}:{agent.port}", "a0002": None}
-    )
-    rig = await stack.enter_async_context(make_rig(first, tcp=True))
-    if fake:
-        rig.worker = FakeWorker(rig.telephony, ports=ports)
-        rig.worker.attach()
-    else:
-        await stack.enter_async_context(real_worker(rig, tmp_path))
-        await rig.attached.wait()
-    return Scene(rig, trunk, agent)
 
 
 @pytest.fixture(params=["fake", "real"])
