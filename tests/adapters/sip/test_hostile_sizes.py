@@ -79,7 +79,7 @@ def test_nothing_of_huge_messages_is_kept() -> None:
             name = f"{number:06}"
             message = parse_message(
                 f"OPTIONS sip:{'u' * 2000}{name}@h SIP/2.0\r\nVia: SIP/2.0/UDP h;branch={'b' * 2000}{name}\r\n"
-                f"From: {'n' * 4000} <sip:{name}@h>;tag={name}\r\nTo: <sip:{'t' * 4000}{name}@h>\r\n"
+                f"From: {'n' * 4000} <sip:a@h>;tag={name}\r\nTo: <sip:{'t' * 4000}{name}@h>\r\n"
                 f"Call-ID: {name}\r\nCSeq: 1 OPTIONS\r\nContact: <sip:{'c' * 4000}{name}@h>\r\n\r\n".encode()
             )
             assert message.contacts
