@@ -85,8 +85,8 @@ class NumberSet:
         self._beginnings = tuple(entry[:-1] for entry in plain if entry.endswith("*"))
         self._exact = frozenset(entry for entry in plain if not entry.endswith("*"))
 
-    def __contains__(self, number: str) -> bool:
-        if len(number) > MAX_DIALLED:
+    def __contains__(self, number: object) -> bool:
+        if not isinstance(number, str) or len(number) > MAX_DIALLED:
             return False
         return (
             number in self._exact

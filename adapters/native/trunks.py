@@ -49,9 +49,6 @@ class Trunks:
     Args:
         exchange: what all parts of the provider share.
         draw: a random number from 0 up to 1: spreads requests over time.
-
-    Attributes:
-        leaving: registrations that are being removed.
     """
 
     def __init__(self, exchange: Exchange, draw: Callable[[], float]) -> None:
@@ -59,7 +56,7 @@ class Trunks:
         self._draw = draw
         self._trunks: dict[str, _Trunk] = {}
         self._distrusted: frozenset[str] = frozenset()
-        self.leaving = 0
+        self._leaving: set[Registrant] = set()
         self._started = False
         self._timer: Cancellable | None = None
         self._timer_at = 0.0
@@ -102,6 +99,11 @@ class Trunks:
         self._trunks.clear()
         self._rearm()
 
+    @property
+    def leaving(self) -> bool:
+        """Whether carriers are still to be told that we go."""
+        return bool(self._leaving)
+
     def _begin(self, trunk: _Trunk) -> None:
         if not self._started:
             return
@@ -130,7 +132,7 @@ class Trunks:
         registrant = trunk.registrant
         goodbye = None if registrant is None else registrant.stop()
         if registrant is not None and goodbye is not None:
-            self.leaving += 1
+            self._leaving.add(registrant)
             self._register(trunk, registrant, goodbye)
         trunk.checks.clear()
 
@@ -176,7 +178,7 @@ class Trunks:
             domain = SipUri(gateway.scheme, None, host=gateway.host, params=gateway.params, port=gateway.port)
             flow = endpoint.flow_to(gateway)
             if flow is None:
-                self.leaving -= register.expires_s == 0
+                self._leaving.discard(registrant)
                 register = registrant.on_failure(self._exchange.carrier.clock(), reached=False)
                 continue
             person = f"<{gateway.scheme}:{escape(account.login.username)}@{_host(gateway.host)}>"
@@ -216,8 +218,8 @@ class Trunks:
                 user = _Outcome(partial(self._on_registered, trunk, registrant))
                 self._exchange.run(endpoint.send_request(following, tx.flow, user, now))
                 return
-            elif registrant.state is RegistrationState.STOPPED and tx.request.get("expires") == "0":
-                self.leaving -= 1
+        if registrant.state is RegistrationState.STOPPED:
+            self._leaving.discard(registrant)
         self._note_registration(trunk, registrant)
         self._rearm()
 

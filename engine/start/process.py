@@ -91,15 +91,17 @@ class Engine:
             registrar=self._registrar,
             new_token=lambda: secrets.token_hex(8),
         )
+        draw = secrets.SystemRandom().random
         self._control: CallControl
         self._telephony = NativeTelephony(
-            native_settings(document, folder.recordings),
+            native_settings(document, folder.recordings, kept_secret(folder, "sip-lines")),
             endpoint=self._endpoint,
             carrier=self._transport,
             verifier_for=self._verifier,
             sink=self._on_leg_event,
             new_id=new_id,
             loop=self._loop,
+            draw=draw,
         )
         self._trace = SipTrace(self._transport.local, document.sip.trace_mb << 20)
         if document.sip.trace_mb:
@@ -107,7 +109,7 @@ class Engine:
             self._telephony.on_dialog = self._trace.link
         timer = DeadlineTimer(self._loop, self._on_time)
         self._control = CallControl(
-            self._telephony, control_settings(document), self._bus, self._clock, new_id, timer.set
+            self._telephony, control_settings(document), self._bus, self._clock, new_id, timer.set, draw
         )
         self._accounts = HashedAccounts(web_accounts(document))
 
@@ -171,6 +173,7 @@ class Engine:
         context = None if https is None else https.context
         background += [self._loop.create_task(serve(app, sock, context)) for sock in kinds[listeners.Kind.HTTP]]
         self._restore_registrations(len(kinds[listeners.Kind.UDP]))
+        self._telephony.trunks.start()
         log.info("engine.started", extra={"pid": os.getpid(), "config": str(self._config)})
         background += [self._loop.create_task(work) for work in (self._announce(), self._keep_reloading())]
         async with served_locally(self._trace, self._folder.control_socket):
@@ -198,6 +201,7 @@ class Engine:
         # Those who wait go first: an agent set free must not be rung for a call that ends in the same moment.
         for call_id in reversed(tuple(self._control.calls)):
             self._control.hang_up(call_id, EndCause.SHUTDOWN)
+        self._telephony.trunks.stop()
         # SIP gives up a phone that is gone after half a minute; that must not hold up the end.
         with contextlib.suppress(TimeoutError):
             quiet = self._until(lambda: not (self._control.calls or self._telephony.busy))
@@ -282,7 +286,8 @@ class Engine:
         old, new = self._document, loaded.document
         try:
             settings = control_settings(new)
-            self._telephony.reconfigure(native_settings(new, self._folder.recordings))
+            line_key = kept_secret(self._folder, "sip-lines")
+            self._telephony.reconfigure(native_settings(new, self._folder.recordings, line_key))
         except (RoutingError, ValueError) as exc:
             log.error("config.refused", extra={"problems": str(exc)})
             return

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 from adapters.native.settings import AgentSettings as PhoneSettings
-from adapters.native.settings import NativeSettings, TrunkSettings
+from adapters.native.settings import NativeSettings
 from config.numbers import DialPlan
 from config.schema import Agent, Document, Password, Role
 from config.secrets import ALGORITHMS, sip_ha1
@@ -15,6 +15,7 @@ from engine.api import Account, Identity
 from engine.control import ControlSettings, QueueCare
 from engine.data_folder import DataFolder
 from engine.events import AgentId
+from engine.start.trunks import native_trunk, outbound_rules
 from routing.model import AgentSettings, NoAnswer, QueueSettings, RoutingSettings, Strategy
 
 
@@ -47,6 +48,7 @@ def control_settings(document: Document) -> ControlSettings:
         ),
         queues={queue.id: QueueCare(music=queue.music, record=queue.record) for queue in document.queues},
         supervising_trunks=frozenset(trunk.name for trunk in document.sip.trunks if trunk.supervise),
+        outbound=outbound_rules(document),
     )
 
 
@@ -66,8 +68,11 @@ def web_accounts(document: Document) -> list[Account]:
     ]
 
 
-def native_settings(document: Document, recordings: Path) -> NativeSettings:
-    """What SIP and the media workers take from a document."""
+def native_settings(document: Document, recordings: Path, line_key: bytes) -> NativeSettings:
+    """What SIP and the media workers take from a document.
+
+    `line_key`: the secret that the contacts are made of which we register with carriers.
+    """
 
     def hashes(agent: Agent) -> dict[str, str]:
         found = ((algorithm, sip_ha1(agent, document.domain, algorithm)) for algorithm in ALGORITHMS)
@@ -75,9 +80,7 @@ def native_settings(document: Document, recordings: Path) -> NativeSettings:
 
     return NativeSettings(
         domain=document.domain,
-        trunks=tuple(
-            TrunkSettings(trunk.name, tuple(str(network) for network in trunk.match)) for trunk in document.sip.trunks
-        ),
+        trunks=tuple(native_trunk(trunk, document.domain, line_key) for trunk in document.sip.trunks),
         agents=tuple(PhoneSettings(agent.id, hashes(agent), agent.contact) for agent in document.agents),
         prompts={name: str(path) for name, path in document.prompts.items()},
         recordings=str(recordings),
