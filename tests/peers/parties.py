@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +37,9 @@ def write_words(folder: Path, variant: int) -> Path:
 class Party(ABC):
     """A phone with one call at a time; `async with party("baresip", ...) as caller`. It answers at once."""
 
-    words: Samples  # what it says in each call
+    words: Samples  # what it says in each call, from its start
+    words_file: Path
+    keeps_after_hold = True  # what it hears once it has held and resumed
 
     async def __aenter__(self) -> Self:
         await self._phone.__aenter__()
@@ -79,6 +82,10 @@ class Party(ABC):
         """Wait until its call has ended."""
 
     @abstractmethod
+    async def say_again(self) -> None:
+        """Say its words once more, to their end."""
+
+    @abstractmethod
     async def transfer(self, uri: str) -> None:
         """Send the other one of its call to a URI (REFER)."""
 
@@ -89,6 +96,8 @@ class Party(ABC):
 
 
 class BaresipParty(Party):
+    keeps_after_hold = False
+
     def __init__(self, folder: Path, user: str, **options: Any) -> None:
         self._phone = Baresip(folder, user, **options)
 
@@ -109,6 +118,10 @@ class BaresipParty(Party):
 
     async def ended(self) -> None:
         await self._phone.expect("call_closed")
+
+    async def say_again(self) -> None:
+        await self._phone.play(self.words_file)
+        await asyncio.sleep(TALK_S)
 
     async def transfer(self, uri: str) -> None:
         await self._phone.command("transfer", uri)
@@ -141,6 +154,9 @@ class LinphoneParty(Party):
     async def ended(self) -> None:
         await self._phone.expect("ended", call=self._call)
 
+    async def say_again(self) -> None:
+        await asyncio.sleep(TALK_S + LEAD_S + SPEECH_S)  # it says them over and over: somewhere between are all of them
+
     async def transfer(self, uri: str) -> None:
         await self._phone.transfer(self._call, uri)
 
@@ -172,6 +188,10 @@ class PjsuaParty(Party):
     async def ended(self) -> None:
         await self._phone.expect("call", call=self._call, state="disconnected")
 
+    async def say_again(self) -> None:
+        await self._phone.play(self._call, self.words_file)
+        await asyncio.sleep(TALK_S)
+
     async def transfer(self, uri: str) -> None:
         await self._phone.transfer(self._call, uri)
 
@@ -194,6 +214,7 @@ def party(make: str, folder: Path, user: str, *, variant: int, **options: Any) -
         options: those of the phone's class; `address` is one of its own by default.
     """
     options.setdefault("address", loopback_address())
-    result = _MAKES[make](folder / make, user, play=write_words(folder, variant), **options)
-    result.words = speech(SPEECH_S, variant)
+    file = write_words(folder, variant)
+    result = _MAKES[make](folder / make, user, play=file, **options)
+    result.words, result.words_file = speech(SPEECH_S, variant), file
     return result

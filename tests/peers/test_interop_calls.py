@@ -5,71 +5,91 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.audio import align_and_correlate
+from tests.peers.interop import account, all_of, assert_heard, office, until_call_is, until_free
 from tests.peers.murima import MurimaProcess
-from tests.peers.parties import TALK_S, Party, party
-from tests.speech import RATE
+from tests.peers.parties import TALK_S, party
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-AUDIBLE = 0.85  # what the phones' jitter buffers leave on a busy machine; other speech has 0.1
-CALLER, AGENT = "a0001", "a0002"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def murima(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MurimaProcess]:
-    agents = [{"id": name, "name": name, "password": "secret", "auto_ready": True} for name in (CALLER, AGENT)]
-    config = {
-        "users": [{"username": "admin", "password": "secret", "role": "administrator"}],
-        "agents": agents,
-    }
+    config = office(*(f"a{number:04}" for number in range(1, 9)))
     async with MurimaProcess(config, tmp_path_factory.mktemp("murima")) as running:
         await running.login()
         yield running
 
 
-def registered(murima: MurimaProcess, **options: Any) -> dict[str, Any]:
-    account = {"domain": "pbx.local", "proxy": murima.remote, "password": "secret", "register": True}
-    return {**account, **options}
-
-
-async def is_free(murima: MurimaProcess, agent: str) -> None:
-    await murima.until(f"/api/v1/agents/{agent}", lambda answer: answer["data"]["state"] in ("ready", "offline"))
-
-
-def assert_hears(listener: Party, speaker: Party) -> None:
-    match = align_and_correlate(speaker.words, listener.heard(), RATE)
-    assert match.correlation >= AUDIBLE
-
-
-@pytest.mark.parametrize(
-    ("caller_make", "agent_make", "transport"),
-    [
-        ("linphone", "baresip", "udp"),
-        ("baresip", "pjsua", "udp"),
-        ("pjsua", "linphone", "udp"),
-        ("linphone", "pjsua", "tcp"),
-        ("baresip", "linphone", "tcp"),
-    ],
-)
-async def test_phones_hear_each_other(
-    tmp_path: Path, murima: MurimaProcess, caller_make: str, agent_make: str, transport: str
+async def talk(
+    murima: MurimaProcess, folder: Path, caller_make: str, agent_make: str, first_agent: int, transport: str
 ) -> None:
-    account = registered(murima, transport=transport)
+    """One phone calls the other, both speak, and the caller hangs up."""
+    caller_id, agent_id = f"a{first_agent:04}", f"a{first_agent + 1:04}"
+    options = account(murima, transport=transport)
     async with (
-        party(agent_make, tmp_path / "agent", AGENT, variant=1, **account) as agent,
-        party(caller_make, tmp_path / "caller", CALLER, variant=2, **account) as caller,
+        party(agent_make, folder / agent_id, agent_id, variant=first_agent, **options) as agent,
+        party(caller_make, folder / caller_id, caller_id, variant=first_agent + 1, **options) as caller,
     ):
-        await is_free(murima, AGENT)
-        await caller.dial(f"sip:{AGENT}@pbx.local")
+        await until_free(murima, caller_id, agent_id)
+        await caller.dial(f"sip:{agent_id}@pbx.local")
         await asyncio.gather(caller.talking(), agent.talking())
         await asyncio.sleep(TALK_S)  # the speech takes its time
         await caller.hang_up()
         await asyncio.gather(caller.ended(), agent.ended())
-        assert_hears(agent, caller)
-        assert_hears(caller, agent)
+        assert_heard(caller.words, agent.heard())
+        assert_heard(agent.words, caller.heard())
+
+
+async def test_phones_hear_each_other_over_udp(tmp_path: Path, murima: MurimaProcess) -> None:
+    await all_of(
+        talk(murima, tmp_path, "linphone", "baresip", 1, "udp"),
+        talk(murima, tmp_path, "baresip", "pjsua", 3, "udp"),
+        talk(murima, tmp_path, "pjsua", "linphone", 5, "udp"),
+    )
+
+
+async def test_phones_hear_each_other_over_tcp(tmp_path: Path, murima: MurimaProcess) -> None:
+    await all_of(
+        talk(murima, tmp_path, "linphone", "pjsua", 1, "tcp"),
+        talk(murima, tmp_path, "baresip", "linphone", 3, "tcp"),
+        talk(murima, tmp_path, "pjsua", "baresip", 5, "tcp"),
+    )
+
+
+async def hold_and_talk(
+    murima: MurimaProcess, folder: Path, caller_make: str, agent_make: str, first_agent: int, who_holds: str
+) -> None:
+    """One of the two holds the call and takes it back, both speak, and the other one hangs up."""
+    caller_id, agent_id = f"a{first_agent:04}", f"a{first_agent + 1:04}"
+    options = account(murima)
+    async with (
+        party(agent_make, folder / agent_id, agent_id, variant=first_agent, **options) as agent,
+        party(caller_make, folder / caller_id, caller_id, variant=first_agent + 1, **options) as caller,
+    ):
+        holder, other = (caller, agent) if who_holds == "caller" else (agent, caller)
+        await until_free(murima, caller_id, agent_id)
+        await caller.dial(f"sip:{agent_id}@pbx.local")
+        await asyncio.gather(caller.talking(), agent.talking())
+        await holder.hold()
+        await until_call_is(murima, "held", agent_id)
+        await holder.resume()
+        await until_call_is(murima, "talking", agent_id)
+        await asyncio.gather(caller.say_again(), agent.say_again())
+        await other.hang_up()
+        await asyncio.gather(caller.ended(), agent.ended())
+        assert_heard(holder.words, other.heard())
+        if holder.keeps_after_hold:
+            assert_heard(other.words, holder.heard())
+
+
+async def test_phones_hold_and_resume(tmp_path: Path, murima: MurimaProcess) -> None:
+    await all_of(
+        hold_and_talk(murima, tmp_path, "linphone", "pjsua", 1, "caller"),
+        hold_and_talk(murima, tmp_path, "baresip", "linphone", 3, "agent"),
+        hold_and_talk(murima, tmp_path, "pjsua", "baresip", 5, "agent"),
+        hold_and_talk(murima, tmp_path, "pjsua", "linphone", 7, "caller"),
+    )
