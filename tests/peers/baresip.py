@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from tests.audio import Samples, load_wav, save_wav
+from tests.certificates import Files
 from tests.peers.process import Event, Events, PeerError, PeerProcess
 from tests.ports import free_port
 
@@ -78,7 +79,9 @@ class Baresip:
         register: register at the proxy and keep registered.
         answer: "auto" answers at once, "manual" waits for `accept`.
         codecs: in order of preference.
-        transport: "udp" or "tcp".
+        transport: "udp", "tcp" or "tls".
+        ca: PEM file of the roots that servers are verified by.
+        certificate: what it shows to a server that asks.
     """
 
     def __init__(
@@ -96,6 +99,8 @@ class Baresip:
         answer: str = "auto",
         codecs: tuple[str, ...] = ("PCMU", "PCMA"),
         transport: str = "udp",
+        ca: Path | None = None,
+        certificate: Files | None = None,
     ) -> None:
         self.folder = folder
         self.user = user
@@ -110,6 +115,8 @@ class Baresip:
         self._answer = answer
         self._codecs = codecs
         self._transport = transport
+        self._ca = ca
+        self._certificate = certificate
         self._process = PeerProcess(f"baresip {user}", folder / "baresip.log")
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -155,6 +162,12 @@ class Baresip:
             control_port=control_port,
             folder=self.folder,
         )
+        if self._ca is not None:
+            config += f"sip_cafile {self._ca}\nsip_verify_server yes\n"
+        if self._certificate is not None:
+            both = self.folder / "certificate.pem"
+            both.write_bytes(self._certificate.certificate.read_bytes() + self._certificate.key.read_bytes())
+            config += f"sip_certificate {both}\n"
         (self.folder / "config").write_text(config)
         (self.folder / "accounts").write_text("" if self._register else self._account() + "\n")
         (self.folder / "contacts").write_text("")

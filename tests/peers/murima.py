@@ -8,6 +8,7 @@ import copy
 import os
 import shutil
 import signal
+import ssl
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ class MurimaProcess:
         rtp_ports: how many ports the media workers get.
         environment: variables to set in addition.
         data: the data folder; by default one that is removed at the end.
+        tls: what its HTTPS certificate is verified by; None: plain HTTP.
 
     Attributes:
         address, sip_port, http_port: where it listens.
@@ -55,6 +57,7 @@ class MurimaProcess:
         rtp_ports: int = 200,
         environment: Mapping[str, str] | None = None,
         data: Path | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.folder = folder
         self.address = address or loopback_address()
@@ -67,6 +70,7 @@ class MurimaProcess:
         # Short, because Unix socket paths are; and not below pytest's folder, which is closed to other users.
         self._own_data = data is None
         self.data = data if data is not None else Path(tempfile.mkdtemp(prefix="murima-"))
+        self._tls = tls
         self._process = PeerProcess("murima", folder / "murima.log")
         self._token: str | None = None
         self.http: aiohttp.ClientSession | None = None
@@ -90,7 +94,7 @@ class MurimaProcess:
 
     @property
     def base_url(self) -> str:
-        return f"http://{self.address}:{self.http_port}"
+        return f"http{'' if self._tls is None else 's'}://{self.address}:{self.http_port}"
 
     async def __aenter__(self) -> Self:
         try:
@@ -119,7 +123,8 @@ class MurimaProcess:
         self.write_config(self._config)
         command: list[str | Path] = [PROGRAM, "serve", "--config", self.config_file, "--data", self.data]
         await self._process.start(command, folder=self.folder, environment={**os.environ, **self._environment})
-        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
+        connector = aiohttp.TCPConnector(ssl=True if self._tls is None else self._tls)
+        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30), connector=connector)
         if ready:
             await self.ready()
 
