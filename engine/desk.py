@@ -9,7 +9,7 @@ from config.schema import Agent
 from engine.call import Call
 from engine.clock import Clock
 from engine.control import CallControl
-from engine.events import AgentId, CallId, QueueId
+from engine.events import AgentId, CallId, EndCause, QueueId, TransferId
 from engine.operations import (
     AgentStateRequest,
     AgentView,
@@ -18,7 +18,9 @@ from engine.operations import (
     ConflictError,
     NotFoundError,
     QueueView,
+    TransferRequest,
 )
+from engine.transfers import TransferError
 from routing.model import AgentState
 from routing.status import AgentStatus
 
@@ -91,6 +93,24 @@ class Desk:
     def hang_up(self, call_id: CallId) -> None:
         if not self._control.hang_up(call_id):
             raise NotFoundError(f"there is no live call {call_id}")
+
+    def transfer(self, call_id: CallId, request: TransferRequest) -> TransferId:
+        by = "operator" if request.agent_id is None else "agent"
+        try:
+            begun = self._control.transfer(
+                call_id,
+                request.target,
+                by=by,
+                agent_id=request.agent_id,
+                attended=request.attended,
+                release=request.release,
+            )
+        except TransferError as exc:
+            kind = NotFoundError if exc.cause is EndCause.NOT_FOUND else ConflictError
+            raise kind(str(exc)) from exc
+        if begun is None:
+            raise NotFoundError(f"there is no live call {call_id}")
+        return begun
 
     def set_agent_state(self, agent_id: AgentId, state: AgentStateRequest, reason: str) -> AgentView:
         status = self._control.router.agent(agent_id)

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from engine.events import AgentId, CallId, QueueId
+from engine.events import AgentId, CallId, QueueId, TransferId
 
 
 class OperationError(Exception):
@@ -106,6 +106,24 @@ class AgentStateRequest(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TransferRequest:
+    """Who a call is to go on with.
+
+    Attributes:
+        target: as the one who leaves would dial it; with `attended` the agent or number
+            in the agent's other call, or empty.
+        agent_id: who asks and leaves; None: an operator asks, and the agent in the call leaves.
+        attended: join the call with the agent's other call.
+        release: let the caller's side place the new call itself.
+    """
+
+    target: str
+    agent_id: AgentId | None = None
+    attended: bool = False
+    release: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ComponentHealth:
     """One part of the running system. `critical` parts decide readiness."""
 
@@ -122,6 +140,10 @@ class Operations(Protocol):
     def queues(self) -> Sequence[QueueView]: ...
     def agents(self) -> Sequence[AgentView]: ...
     def hang_up(self, call_id: CallId) -> None: ...
+
+    def transfer(self, call_id: CallId, request: TransferRequest) -> TransferId:
+        """Begin a transfer; its events (transfer.completed, transfer.failed) tell the outcome."""
+
     def set_agent_state(self, agent_id: AgentId, state: AgentStateRequest, reason: str) -> AgentView: ...
     def health(self) -> Sequence[ComponentHealth]: ...
 

@@ -11,11 +11,22 @@ from pydantic import BaseModel
 
 from engine.api.errors import ApiError
 from engine.api.listing import Listing, cut, pagination
-from engine.api.models import Agent, AgentState, Call, Collection, Data, Empty, Pagination, Queue
+from engine.api.models import (
+    Agent,
+    AgentState,
+    Call,
+    Collection,
+    Data,
+    Empty,
+    Pagination,
+    Queue,
+    Transfer,
+    TransferBegun,
+)
 from engine.api.permissions import Permission, Scope
 from engine.api.routes import Asked, Route, json_answer
 from engine.events import AgentId
-from engine.operations import AgentView, CallView, Operations, QueueView
+from engine.operations import AgentView, CallView, Operations, QueueView, TransferRequest
 
 log = logging.getLogger("murima.http")
 
@@ -100,6 +111,18 @@ class LiveRoutes:
                 body=Empty,
                 errors=(404, 409),
                 status=204,
+            ),
+            Route(
+                "POST",
+                "/api/v1/calls/{id}/transfer",
+                self.transfer,
+                "Connect a call to somebody else",
+                "calls",
+                Data[TransferBegun],
+                permission=Permission.CALLS_TRANSFER,
+                body=Transfer,
+                errors=(404, 409),
+                status=202,
             ),
             Route(
                 "GET",
@@ -199,6 +222,18 @@ class LiveRoutes:
         self._operations.hang_up(view.call_id)
         log.info("call.hangup_asked", extra={"call_id": view.call_id, "user": asked.identity.username})
         return web.Response(status=204)
+
+    async def transfer(self, asked: Asked) -> web.StreamResponse:
+        call_id = asked.request.match_info["id"]
+        view = _find(self._calls(asked), lambda call: call.call_id == call_id, "call")
+        wanted = asked.parsed(Transfer)
+        own = asked.identity.agent_id if asked.scope is Scope.OWN else None
+        transfer_id = self._operations.transfer(
+            view.call_id,
+            TransferRequest(wanted.target, own, attended=wanted.attended, release=wanted.mode == "refer"),
+        )
+        log.info("call.transfer_asked", extra={"call_id": view.call_id, "user": asked.identity.username})
+        return json_answer(Data(data=TransferBegun(transfer_id=transfer_id)), status=202)
 
     async def list_queues(self, asked: Asked) -> web.StreamResponse:
         page, total = cut(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from config.schema import Role
 from engine.api.accounts import Identity
@@ -37,6 +37,38 @@ class AgentState(_Body):
 
     state: AgentStateRequest
     reason: str = Field(default="", max_length=100, strict=True)
+
+
+class Transfer(_Body):
+    """Who the call is to go on with."""
+
+    target: str = Field(
+        default="",
+        max_length=128,
+        strict=True,
+        description="What is dialled: an agent, a number, a queue's number. "
+        "With `attended`: the agent or number in the agent's other call; empty: whichever it is.",
+    )
+    attended: bool = Field(default=False, strict=True, description="Join the call with the other call of its agent.")
+    mode: Literal["bridge", "refer"] = Field(
+        default="bridge",
+        description="bridge: we place the new call and stay between both. "
+        "refer: the caller's side is asked to place it (SIP REFER), and both leave us.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.target and not self.attended:
+            raise ValueError("target is needed: who the call is to go on with")
+        if self.attended and self.mode == "refer":
+            raise ValueError("an attended transfer joins two calls here; leave out mode")
+        return self
+
+
+class TransferBegun(_Answer):
+    """The events transfer.completed and transfer.failed with this id tell the outcome."""
+
+    transfer_id: str
 
 
 class Empty(_Body):

@@ -13,6 +13,7 @@ class Permission(StrEnum):
 
     CALLS_READ = "calls.read"
     CALLS_HANGUP = "calls.hangup"
+    CALLS_TRANSFER = "calls.transfer"
     QUEUES_READ = "queues.read"
     AGENTS_READ = "agents.read"
     AGENTS_STATE = "agents.state"
@@ -37,10 +38,12 @@ _READS = (
     Permission.EVENTS_READ,
 )
 
+_COMMANDS = (Permission.CALLS_HANGUP, Permission.CALLS_TRANSFER, Permission.AGENTS_STATE)
+
 PERMISSIONS: Mapping[Role, Mapping[Permission, Scope]] = {
     Role.ADMINISTRATOR: dict.fromkeys(Permission, Scope.ALL),
-    Role.MANAGER: dict.fromkeys((*_READS, Permission.CALLS_HANGUP, Permission.AGENTS_STATE), Scope.ALL),
-    Role.AGENT: dict.fromkeys((*_READS, Permission.CALLS_HANGUP, Permission.AGENTS_STATE), Scope.OWN),
+    Role.MANAGER: dict.fromkeys((*_READS, *_COMMANDS), Scope.ALL),
+    Role.AGENT: dict.fromkeys((*_READS, *_COMMANDS), Scope.OWN),
     Role.VIEWER: dict.fromkeys(_READS, Scope.ALL),
 }
 

@@ -15,7 +15,7 @@ import aiohttp
 
 from engine.api import ApiSettings, Identity, Role, create_app, serve
 from engine.bus import EventBus
-from engine.events import AgentId, CallId, LogEvent, QueueId
+from engine.events import AgentId, CallId, LogEvent, QueueId, TransferId
 from engine.operations import (
     AgentStateRequest,
     AgentView,
@@ -26,6 +26,7 @@ from engine.operations import (
     Page,
     QueueView,
     RecordsUnavailableError,
+    TransferRequest,
 )
 
 START = datetime(2026, 1, 31, 9, 0, tzinfo=UTC)
@@ -108,6 +109,7 @@ class FakeOperations:
             "broken name": 1.0,
         }
         self.hung_up: list[str] = []
+        self.transferred: list[tuple[CallId, TransferRequest]] = []
         self.broken = False
 
     def calls(self) -> Sequence[CallView]:
@@ -129,6 +131,14 @@ class FakeOperations:
                 self.hung_up.append(call_id)
                 return
         raise NotFoundError("There is no such call.")
+
+    def transfer(self, call_id: CallId, request: TransferRequest) -> TransferId:
+        if request.target == "999":
+            raise NotFoundError("Nobody can be reached there.")
+        if request.target == "busy":
+            raise ConflictError("Another transfer of this call is in progress.")
+        self.transferred.append((call_id, request))
+        return TransferId(f"t{len(self.transferred)}")
 
     def set_agent_state(self, agent_id: AgentId, state: AgentStateRequest, reason: str) -> AgentView:
         for place, view in enumerate(self.agent_views):

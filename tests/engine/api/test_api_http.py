@@ -14,8 +14,9 @@ import pytest_asyncio
 from engine.api.app import ROUTES
 from engine.api.routes import Auth
 from engine.api.settings import Rate
+from engine.events import AgentId
 from engine.operations import AgentStateRequest as AgentState
-from engine.operations import ComponentHealth
+from engine.operations import ComponentHealth, TransferRequest
 from tests.engine.api.fakes import PASSWORD, START, USERS, Answer, Rig, agent, call, running
 
 
@@ -42,6 +43,8 @@ PATHS = {
     ("GET", "/api/v1/calls/c333"): (200, 200, 404, 200),
     ("POST", "/api/v1/calls/c1/hangup"): (204, 204, 204, 403),
     ("POST", "/api/v1/calls/c333/hangup"): (204, 204, 404, 403),
+    ("POST", "/api/v1/calls/c1/transfer"): (202, 202, 202, 403),
+    ("POST", "/api/v1/calls/c333/transfer"): (202, 202, 404, 403),
     ("GET", "/api/v1/queues"): (200, 200, 200, 200),
     ("GET", "/api/v1/queues/support"): (200, 200, 200, 200),
     ("GET", "/api/v1/queues/sales"): (200, 200, 404, 200),
@@ -66,6 +69,8 @@ async def test_each_role_on_each_route(rig: Rig, place: int, username: str) -> N
     token = await rig.token(username)
     for (method, path), expected in PATHS.items():
         body = {"state": "break", "reason": "lunch"} if method == "PUT" else None
+        if path.endswith("/transfer"):
+            body = {"target": "500"}
         answer = await rig.ask(method, path, token=token, json=body)
         assert answer.status == expected[place], (method, path, answer.body)
 
@@ -446,6 +451,24 @@ async def test_commands_reach_the_engine(rig: Rig) -> None:
     assert (answer.json["data"]["state"], answer.json["data"]["reason"]) == ("break", "lunch")
     rig.operations.call_views = [dataclasses.replace(call("c9"), state="ending")]
     is_error(await rig.ask("POST", "/api/v1/calls/c9/hangup", token=token), 409, "conflict")
+
+
+async def test_transfers_reach_the_engine(rig: Rig) -> None:
+    where = "/api/v1/calls/c1/transfer"
+    boss, agent = await rig.token("boss"), await rig.token("a0001")
+    answer = await rig.ask("POST", where, token=boss, json={"target": "500"})
+    assert (answer.status, answer.json) == (202, {"data": {"transfer_id": "t1"}})
+    await rig.ask("POST", where, token=agent, json={"attended": True})
+    await rig.ask("POST", where, token=boss, json={"target": "0800", "mode": "refer"})
+    assert rig.operations.transferred == [
+        ("c1", TransferRequest("500")),
+        ("c1", TransferRequest("", AgentId("a0001"), attended=True)),
+        ("c1", TransferRequest("0800", release=True)),
+    ]
+    is_error(await rig.ask("POST", where, token=boss, json={"target": "999"}), 404, "not_found")
+    is_error(await rig.ask("POST", where, token=boss, json={"target": "busy"}), 409, "conflict")
+    for body in ({}, {"target": "1" * 200}, {"target": "1", "mode": "magic"}, {"attended": True, "mode": "refer"}):
+        is_error(await rig.ask("POST", where, token=boss, json=body), 422, "invalid")
 
 
 async def test_interactions_come_from_the_records(rig: Rig) -> None:
