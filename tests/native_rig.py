@@ -250,6 +250,8 @@ class FakeWorker:
 class Rig:
     """The provider with its endpoint on a loopback socket."""
 
+    endpoint: Endpoint
+
     def __init__(self, telephony: NativeTelephony, transport: SipTransport, port: int, inbox: Inbox) -> None:
         self.telephony = telephony
         self.transport = transport
@@ -361,6 +363,7 @@ async def make_rig(first: NativeSettings, *, tcp: bool = False) -> AsyncIterator
         endpoint, telephony.on_sip_event, [udp_socket(port=port)], [tcp_socket(port=port)] if tcp else []
     )
     rig = Rig(telephony, transport, port, inbox)
+    rig.endpoint = endpoint
     try:
         yield rig
     finally:

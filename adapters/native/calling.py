@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from adapters.native.audio import LegAudio
+from adapters.native.early_media import EarlyMedia
 from adapters.native.exchange import Exchange
+from adapters.native.forking import Fork, Phone
 from adapters.native.legs import Call, Leg
 from adapters.native.trunks import Trunks
 from adapters.sip.dialog import next_flow
+from adapters.sip.endpoint import Effect
 from adapters.sip.headers import quoted
-from adapters.sip.transaction import Flow
+from adapters.sip.registrar import Binding
+from adapters.sip.session import Session, SessionProgress
 from adapters.sip.uri import SipUri, escape
-from engine.events import EndCause, LegId, LegTrying
+from engine.events import EndCause, LegId, LegRinging, LegTrying
 from engine.telephony import Originate
 
 
@@ -24,8 +28,9 @@ class Calling:
         contacts: fixed contacts by agent.
     """
 
-    def __init__(self, exchange: Exchange, trunks: Trunks) -> None:
+    def __init__(self, exchange: Exchange, trunks: Trunks, early_media: EarlyMedia) -> None:
         self._exchange = exchange
+        self._early_media = early_media
         self.trunks = trunks
         self.contacts: Mapping[str, SipUri] = {}
 
@@ -43,7 +48,7 @@ class Calling:
         if peer is not None:
             leg.preferred = peer.audio.codec or peer.preferred
             leg.max_forwards = peer.max_forwards - 1
-        if request.outside is None and self.target(request.agent_id) is None:
+        if request.outside is None and not self.phones(request.agent_id):
             self._exchange.drop(leg, EndCause.UNREACHABLE, "not registered")
         elif request.outside is not None and not self.trunks.knows(request.outside):
             self._exchange.drop(leg, EndCause.UNREACHABLE, "no such trunk")
@@ -52,52 +57,81 @@ class Calling:
         elif not self._exchange.open(leg):
             self._exchange.drop(leg, EndCause.OVERLOADED, "no media worker")
 
-    def target(self, agent_id: str) -> tuple[SipUri, Flow | None] | None:
-        """Where an agent's phone is: its fixed contact, else what registered last."""
+    def phones(self, agent_id: str) -> list[list[Phone]]:
+        """Where an agent's phones are: the fixed contact, else what is registered, by preference."""
         contact = self.contacts.get(agent_id)
         if contact is not None:
-            return contact, None
+            return [[Phone(contact)]]
         registrar = self._exchange.endpoint.registrar
         bindings = [] if registrar is None else registrar.bindings(agent_id)
-        if not bindings:
-            return None
-        uri, flow = bindings[0].uri, bindings[0].flow
-        # Over TCP the Contact is where to connect once the phone's own connection is gone.
-        return uri, next_flow(uri, flow, None) if flow.transport == "tcp" else flow
+        if len(bindings) < 2:
+            return [[_phone_of(binding)] for binding in bindings]
+        groups: dict[float, list[Phone]] = {}
+        for binding in bindings:
+            groups.setdefault(binding.q, []).append(_phone_of(binding))
+        return [groups[q] for q in sorted(groups, reverse=True)]
 
     def invite(self, leg: Leg, request: Originate, port: int) -> None:
         """Send the INVITE of a leg, now that it has an RTP port."""
         if request.outside is not None:
             self.trunks.invite(leg, request, request.outside, port)
             return
-        worker = leg.call.worker
-        target = self.target(request.agent_id)
-        if target is None or worker is None:
-            self._exchange.drop(leg, EndCause.UNREACHABLE, "not registered")
+        exchange, worker = self._exchange, leg.call.worker
+        groups = self.phones(request.agent_id)
+        if not groups or worker is None:
+            exchange.drop(leg, EndCause.UNREACHABLE, "not registered")
             return
-        uri, flow = target
         number = escape(request.caller.number) or "anonymous"
         name = f"{quoted(request.caller.name)} " if request.caller.name else ""
-        session, effects = self._exchange.endpoint.invite(
-            uri,
-            leg.audio.offer(worker.address, port, leg.preferred),
-            from_=f"{name}<sip:{number}@{self._exchange.settings.domain}>",
-            now=self._exchange.carrier.clock(),
-            flow=flow,
-            headers=self._exchange.call_header(leg),
-            ring_timeout_s=request.ring_timeout_s,
-            max_forwards=leg.max_forwards,
-            owner=leg,
-        )
-        if session is None:
-            self._exchange.drop(leg, EndCause.UNREACHABLE, "no transport for the contact")
+        from_ = f"{name}<sip:{number}@{exchange.settings.domain}>"
+        offer = leg.audio.offer(worker.address, port, leg.preferred)
+        headers = exchange.call_header(leg)
+
+        def call(phone: Phone, ring_timeout_s: float, owner: object) -> tuple[Session | None, list[Effect]]:
+            session, effects = exchange.endpoint.invite(
+                phone.uri,
+                offer,
+                from_=from_,
+                now=exchange.carrier.clock(),
+                flow=phone.flow,
+                headers=(*headers, ("route", phone.routes)) if phone.routes else headers,
+                ring_timeout_s=ring_timeout_s,
+                max_forwards=leg.max_forwards,
+                owner=owner,
+            )
+            if session is not None:
+                exchange.on_dialog(session.sip_call_id, leg.call.call_id)
+            return session, effects
+
+        if len(groups) > 1 or len(groups[0]) > 1:
+            exchange.emit(LegTrying(leg.leg_id))
+            fork = Fork(exchange, leg, groups, request.ring_timeout_s, call, self.on_progress, self.on_answered)
+            leg.fork = fork
+            fork.begin()
             return
-        leg.session = session
-        self._exchange.on_dialog(session.sip_call_id, leg.call.call_id)
-        self._exchange.emit(LegTrying(leg.leg_id))
-        self._exchange.run(effects)
+        leg.session, effects = call(groups[0][0], request.ring_timeout_s, leg)
+        if leg.session is None:
+            exchange.drop(leg, EndCause.UNREACHABLE, "no transport for the contact")
+            return
+        exchange.emit(LegTrying(leg.leg_id))
+        exchange.run(effects)
+
+    def on_progress(self, leg: Leg, event: SessionProgress) -> None:
+        """A phone rings, or is heard already."""
+        if event.status == 100 or (event.body and self._early_media.on_description(leg, event.body)):
+            return
+        if not leg.ringing:
+            leg.ringing = True
+            self._exchange.emit(LegRinging(leg.leg_id))
 
     def on_answered(self, leg: Leg, body: bytes) -> None:
         """The phone took the call."""
         if self._exchange.take_answer(leg, body):
             self._exchange.talk(leg)
+
+
+def _phone_of(binding: Binding) -> Phone:
+    flow = binding.flow
+    # Over TCP the Contact is where to connect once the phone's own connection is gone.
+    way = next_flow(binding.uri, flow, None) if flow.transport == "tcp" else flow
+    return Phone(binding.uri, way, ", ".join(binding.path))

@@ -147,6 +147,9 @@ class Exchange:
         self.heard_again(leg)
         if leg.session is not None:
             leg.session.owner = None
+        if leg.fork is not None:
+            fork, leg.fork = leg.fork, None
+            fork.stop()
         if leg.opening:
             self.send_to(leg.call.worker, media.CloseLeg(leg.leg_id))
         self.emit(LegEnded(leg.leg_id, cause, status, detail, retry_after_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from adapters.native.audio import LegAudio
@@ -26,6 +27,12 @@ class Cancellable(Protocol):
     """A timer of the event loop."""
 
     def cancel(self) -> None: ...
+
+
+class Stoppable(Protocol):
+    """Phones that ring for one leg; `adapters.native.forking.Fork` is one."""
+
+    def stop(self, headers: Sequence[tuple[str, str]] = ()) -> None: ...
 
 
 class Worker:
@@ -90,6 +97,7 @@ class Leg:
         request: of an outgoing leg; its INVITE waits for the port as long as `session` is None.
         probe_timer: the next probe while the leg stays silent; on its way out, the end
             of our patience with a gateway that does not respond.
+        fork: of a leg that rings at several phones; None once one has answered.
         early: audio of the called side was told before its answer.
         early_answer: our answer that the caller was told before it was answered.
         early_peer: `progress` waits for the port.
@@ -105,6 +113,7 @@ class Leg:
         "early",
         "early_answer",
         "early_peer",
+        "fork",
         "held",
         "leg_id",
         "max_forwards",
@@ -135,6 +144,7 @@ class Leg:
         self.answering = False
         self.answered = False
         self.ringing = False
+        self.fork: Stoppable | None = None
         self.early = False
         self.early_answer = b""
         self.early_peer: LegId | None = None

@@ -16,11 +16,12 @@ from adapters.native.calling import Calling
 from adapters.native.causes import cause_of, refusal_headers
 from adapters.native.early_media import EarlyMedia
 from adapters.native.exchange import Carrier, EventLoop, Exchange
+from adapters.native.forking import Branch
 from adapters.native.legs import Call, Leg, Link, Worker
 from adapters.native.parties import called_on_line, caller_of, dialled_by
 from adapters.native.settings import NativeSettings
-from adapters.native.trunks import Trunks
 from adapters.native.transferring import Transferring
+from adapters.native.trunks import Trunks
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged, SessionIncoming
 from adapters.sip.errors import PeerError
@@ -46,7 +47,6 @@ from engine.events import (
     LegId,
     LegIncoming,
     LegReport,
-    LegRinging,
     MediaStatistics,
     OrphanEnded,
     PlayFinished,
@@ -96,7 +96,7 @@ class NativeTelephony:
         self._exchange = Exchange(settings, endpoint=endpoint, carrier=carrier, sink=sink, new_id=new_id, loop=loop)
         self.trunks = Trunks(self._exchange, draw)
         self._early_media = EarlyMedia(self._exchange)
-        self._calling = Calling(self._exchange, self.trunks)
+        self._calling = Calling(self._exchange, self.trunks, self._early_media)
         self._transferring = Transferring(self._exchange)
         self._verifier_for = verifier_for
         self._verifier = verifier_for(settings.domain)
@@ -139,7 +139,7 @@ class NativeTelephony:
 
     def reachable(self, agent_id: AgentId) -> bool:
         """Whether an agent's phone has a fixed contact or is registered."""
-        return self._calling.target(agent_id) is not None
+        return bool(self._calling.phones(agent_id))
 
     def live_counts(self) -> Mapping[str, int]:
         """What is alive now; after all calls, and 32 s for SIP's late messages, all are 0 but registrations."""
@@ -546,16 +546,15 @@ class NativeTelephony:
             self._exchange.emit(AgentReachability(AgentId(event.user), event.reachable))
             return
         leg = event.session.owner
+        if isinstance(leg, Branch):
+            leg.fork.on_event(leg, event)
+            return
         if not isinstance(leg, Leg):
             return  # the leg has ended; its session is on the way to the same end
         if leg.probe_timer is not None and not leg.answered:
             self._exchange.heard_again(leg)  # the gateway is there
         if isinstance(event, SessionProgress):
-            if event.status > 100 and event.body and self._early_media.on_description(leg, event.body):
-                return
-            if event.status > 100 and not leg.ringing:
-                leg.ringing = True
-                self._exchange.emit(LegRinging(leg.leg_id))
+            self._calling.on_progress(leg, event)
         elif isinstance(event, SessionAnswered):
             self._calling.on_answered(leg, event.body)
         elif isinstance(event, SessionAcked):

@@ -508,7 +508,7 @@ async def test_registration_is_announced(faked: Scene, tmp_path: Path) -> None:
 
 
 async def test_phone_registered_over_tcp_is_called_there_and_then_at_its_contact(faked: Scene) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", faked.rig.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", faked.rig.port, local_addr=(faked.agent.host, 0))
     contact = f"sip:a0002@{faked.agent.host}:{faked.agent.tcp_port};transport=tcp"
     answer = await register_over_tcp(reader, writer, "a0002", contact)
     assert (answer.status, answer.get("contact")) == (200, f"<{contact}>;expires=3600")
