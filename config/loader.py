@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from config import references, text
 from config.problems import ConfigurationError, Key, KeyPath, Problem, did_you_mean, key_text, shown
+from config.protection import Digest, Guard, Overload
 from config.schema import (
     ACTION_KEYS,
     Agent,
@@ -49,6 +50,8 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "queues": Queue,
     "password": Password,
     "ha1": Ha1,
+    "guard": Guard,
+    "overload": Overload,
     "gateways": Gateway,
     "register": Registration,
     "digest": Credentials,
@@ -58,7 +61,11 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "when": When,
 }
 # The same key under another section.
-_ELSEWHERE: Mapping[tuple[str, str], type[BaseModel]] = {("routes", "trunks"): RouteTrunk, ("http", "tls"): HttpTls}
+_ELSEWHERE: Mapping[tuple[str, str], type[BaseModel]] = {
+    ("routes", "trunks"): RouteTrunk,
+    ("http", "tls"): HttpTls,
+    ("sip", "digest"): Digest,
+}
 _ACTIONS: Mapping[str, type[BaseModel]] = dict(
     zip(
         ACTION_KEYS,
@@ -98,6 +105,14 @@ _EXAMPLES: Mapping[str, str] = {
     "password": 'password: "…"',
     "role": "role: manager",
     "ha1": "ha1: {md5: …, sha256: …}",
+    "sip.digest": "digest: {algorithms: [SHA-256, MD5]}",
+    "listen.digest": "digest: [SHA-256, MD5]",
+    "algorithms": "algorithms: [SHA-256, MD5]",
+    "guard": 'guard: {trusted: ["192.0.2.0/24"], failures: 20}',
+    "trusted": 'trusted: ["192.0.2.0/24"]',
+    "scanners": "scanners: [friendly-scanner]",
+    "overload": "overload: {max_calls_per_s: 100}",
+    "emergency": 'emergency: ["112", "911"]',
     "routes": "routes: [{name: world, match: '~\\+.*', trunks: [carrier]}]",
     "routes.trunks": "trunks: [carrier]",
     "routes.match": "match: ['+254*']",
@@ -188,7 +203,7 @@ def parse(content: str, *, base: Path, path: Path | None = None, environ: Mappin
         known = {problem.key for problem in problems}
         errors = exc.errors(include_url=False)
         # A list whose items are wrong is also reported as too short; the items say it better.
-        parents = {error["loc"][:-1] for error in errors}
+        parents = {error["loc"][:length] for error in errors for length in range(len(error["loc"]))}
         found = [_translate(error, source) for error in errors if error["loc"] not in parents]
         problems.extend(problem for problem in found if problem.key not in known)
         raise ConfigurationError(path, problems) from None

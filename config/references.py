@@ -14,6 +14,7 @@ from config import certificates, trunk_references
 from config.numbers import TEMPLATES, PatternError, compile_pattern, is_pattern, references, template
 from config.problems import KeyPath, did_you_mean, shown
 from config.schema import Action, DialOut, Document, Listener, PlayPrompt, Queue, ToQueue
+from config.secrets import ALGORITHMS, HA1_KEYS
 from config.values import MAX_DIALLED
 
 Finding = tuple[KeyPath, str, str]
@@ -27,6 +28,7 @@ def check(document: Document, base: Path) -> Iterator[Finding]:
     yield from _duplicates(document)
     yield from _media(document)
     yield from _passwords(document)
+    yield from _algorithms(document)
     yield from _prompts(document, base)
     yield from _members(document)
     yield from trunk_references.check(document)
@@ -134,6 +136,16 @@ def _passwords(document: Document) -> Iterator[Finding]:
         if password.plain is None and password.argon2id is None:
             message = "without argon2id the agent cannot log in to the web"
             yield ("agents", index, "password"), message, "add argon2id, or give the password as text or env"
+
+
+def _algorithms(document: Document) -> Iterator[Finding]:
+    """Digest algorithms that this machine's OpenSSL lacks."""
+    offered: list[tuple[KeyPath, Iterable[str]]] = [(("sip", "digest", "algorithms"), document.sip.digest.algorithms)]
+    offered += [(("sip", "listen", index), item.digest or ()) for index, item in enumerate(document.sip.listen)]
+    for path, algorithms in offered:
+        for algorithm in algorithms:
+            if algorithm not in ALGORITHMS:
+                yield path, f"{algorithm} is not known to this machine's OpenSSL", "leave it out"
 
 
 def _prompts(document: Document, base: Path) -> Iterator[Finding]:
@@ -267,8 +279,30 @@ def warnings(document: Document, base: Path) -> Iterator[Finding]:
         if name not in played and not is_path(name):
             yield ("prompts", name), f'nothing plays the prompt "{name}"', "remove it, or use it"
     yield from trunk_references.unused(document)
+    yield from _unanswerable(document)
     if not document.numbers:
         yield ("numbers",), "no number is configured: every call is refused", 'add one, like "500": {echo: true}'
+
+
+def _unanswerable(document: Document) -> Iterator[Finding]:
+    """Agents whose stored hashes answer no challenge of some listener, or not the one that is offered first."""
+    default = document.sip.digest.algorithms
+    places = {item.digest or default: str(item) for item in reversed(document.sip.listen)}
+    for index, agent in enumerate(document.agents):
+        if agent.password.plain is not None or agent.password.ha1 is None:
+            continue
+        stored = [name for name, key in HA1_KEYS.items() if getattr(agent.password.ha1, key) is not None]
+        for offered, place in places.items():
+            missing = [name for name in offered if name not in stored]
+            if not missing:
+                continue
+            path = ("agents", index, "password", "ha1")
+            if len(missing) == len(offered):
+                message = f"the phone cannot log in at {place}: only {', '.join(offered)} is offered there"
+                yield path, message, f"add the hash {HA1_KEYS[missing[0]]}, or offer {stored[0]} there (digest)"
+            else:
+                message = f"a phone that answers {missing[0]} at {place} is refused: there is no such hash"
+                yield path, message, f"add {HA1_KEYS[missing[0]]}"
 
 
 def _nobody_serves(document: Document, index: int, queue: Queue) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ from pydantic import (
 )
 
 from config.name_servers import Dns
+from config.protection import Algorithms, Digest, Guard, Overload
 from config.tls import HttpTls, SipTls
 from config.trunks import Country, Number, Route, Trunk
 from config.values import (
@@ -111,15 +112,30 @@ class Endpoint(Model):
 
 
 class Listener(Model):
-    """Where SIP is received; written `udp:127.0.0.1:5060`, `tcp:[::1]:5060` or `tls:127.0.0.1:5061`."""
+    """Where SIP is received; written `udp:127.0.0.1:5060`, `tcp:[::1]:5060` or `tls:127.0.0.1:5061`.
+
+    `{listen: "tls:0.0.0.0:5061", digest: [SHA-256, MD5]}` offers other digest algorithms than `sip.digest`.
+    """
 
     transport: Transport
     host: StrictStr
     port: Port
+    digest: Algorithms | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
+    def _from_document(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            unknown = sorted(str(key) for key in value if key not in ("listen", "digest"))
+            if unknown or "listen" not in value:
+                raise ValueError(
+                    "give the keys listen and digest, like {listen: 'tls:0.0.0.0:5061', digest: [SHA-256]}"
+                )
+            return {**cls._from_text(value["listen"]), "digest": value.get("digest")}
+        return cls._from_text(value)
+
+    @classmethod
+    def _from_text(cls, value: Any) -> dict[str, object]:
         if not isinstance(value, str):
             raise ValueError("give text: a transport, an address and a port, like udp:127.0.0.1:5060")
         transport, _, rest = value.partition(":")
@@ -174,8 +190,9 @@ class Ha1(Model):
 
     md5: SecretStr | None = None
     sha256: SecretStr | None = None
+    sha512_256: SecretStr | None = None
 
-    @field_validator("md5", "sha256")
+    @field_validator("md5", "sha256", "sha512_256")
     @classmethod
     def _hex(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         digits = 32 if info.field_name == "md5" else 64
@@ -187,8 +204,8 @@ class Ha1(Model):
 
     @model_validator(mode="after")
     def _not_empty(self) -> Ha1:
-        if self.md5 is None and self.sha256 is None:
-            raise ValueError("give md5, sha256 or both")
+        if self.md5 is None and self.sha256 is None and self.sha512_256 is None:
+            raise ValueError("give md5, sha256, sha512_256 or several of them")
         return self
 
 
@@ -246,6 +263,9 @@ class Sip(Model):
     Attributes:
         trace_mb: memory for recent messages, shown by `murima sip trace`; 0: none.
         dns: how host names are looked up.
+        digest: how phones prove who they are.
+        guard: what keeps scanners, guessers and floods off.
+        overload: what is refused when more comes than can be served.
         connections_per_address: TCP, TLS and WebSocket connections from one address that no
             registration has come by; trunks may have any number.
     """
@@ -253,6 +273,9 @@ class Sip(Model):
     listen: Annotated[tuple[Listener, ...], Field(min_length=1)]
     tls: SipTls | None = None
     dns: Dns = Dns()
+    digest: Digest = Digest()
+    guard: Guard = Guard()
+    overload: Overload = Overload()
     connections_per_address: Annotated[StrictInt, Field(ge=1, le=10_000)] = 100
     trunks: tuple[Trunk, ...] = ()
     trace_mb: Annotated[StrictInt, Field(ge=0, le=4096)] = 32

@@ -13,8 +13,12 @@ from pydantic import SecretStr
 
 from config.schema import Agent
 
-ALGORITHMS = ("MD5", "SHA-256")
-"""Digest algorithms that SIP phones may use (RFC 3261, RFC 8760)."""
+HA1_KEYS = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
+"""Digest algorithms that SIP phones may use (RFC 3261, RFC 8760), and the keys of their hashes under `ha1`."""
+
+# Not every build of OpenSSL has the last; `config.references` refuses it there.
+ALGORITHMS = tuple(name for name, key in HA1_KEYS.items() if key in hashlib.algorithms_available)
+"""Those that this machine can compute."""
 
 _hasher = PasswordHasher()  # RFC 9106, low-memory profile: 64 MiB, 3 passes, 4 lanes
 
@@ -30,12 +34,10 @@ def ha1(username: str, realm: str, password: str, algorithm: str) -> str:
     Raises:
         ValueError: the algorithm is not one of ALGORITHMS.
     """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"unknown digest algorithm {algorithm!r}")
     data = f"{username}:{realm}:{password}".encode()
-    if algorithm == "MD5":
-        return hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if algorithm == "SHA-256":
-        return hashlib.sha256(data).hexdigest()
-    raise ValueError(f"unknown digest algorithm {algorithm!r}")
+    return hashlib.new(HA1_KEYS[algorithm], data, usedforsecurity=False).hexdigest()
 
 
 def sip_ha1(agent: Agent, domain: str, algorithm: str) -> str | None:
@@ -51,5 +53,5 @@ def sip_ha1(agent: Agent, domain: str, algorithm: str) -> str | None:
         raise ValueError(f"unknown digest algorithm {algorithm!r}")
     if password.ha1 is None:
         return None
-    stored: SecretStr | None = password.ha1.md5 if algorithm == "MD5" else password.ha1.sha256
+    stored: SecretStr | None = getattr(password.ha1, HA1_KEYS[algorithm])
     return None if stored is None else stored.get_secret_value()

@@ -197,7 +197,7 @@ def _trace(arguments: argparse.Namespace) -> int:
 
 
 def _password(arguments: argparse.Namespace) -> int:
-    from config.secrets import ALGORITHMS, ha1, hash_web_password
+    from config.secrets import ALGORITHMS, HA1_KEYS, ha1, hash_web_password
 
     if (arguments.agent is None) != (arguments.domain is None):
         return _usage("SIP hashes need both --agent and --domain")
@@ -213,7 +213,7 @@ def _password(arguments: argparse.Namespace) -> int:
     print(f'  argon2id: "{hash_web_password(password)}"')
     if arguments.agent is not None:
         hashes = (
-            f"{name.replace('-', '').lower()}: {ha1(arguments.agent, arguments.domain, password, name)}"
+            f"{HA1_KEYS[name]}: {ha1(arguments.agent, arguments.domain, password, name)}"
             for name in ALGORITHMS
         )
         print(f"  ha1: {{{', '.join(hashes)}}}")

@@ -8,7 +8,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 
 from config.schema import Agent, Document, Password
-from config.secrets import ALGORITHMS, ha1, hash_web_password, sip_ha1
+from config.secrets import ALGORITHMS, HA1_KEYS, ha1, hash_web_password, sip_ha1
 from tests.config.documents import good
 
 
@@ -41,7 +41,7 @@ def test_stored_ha1_equals_the_computed_one(document: Document, algorithm: str) 
     plain = document.agents[0]
     computed = sip_ha1(plain, "pbx.local", algorithm)
     assert computed is not None
-    field = {"MD5": "md5", "SHA-256": "sha256"}[algorithm]
+    field = HA1_KEYS[algorithm]
     stored = Agent(id="a0001", password=Password.model_validate({"ha1": {field: computed.upper()}}))
     assert sip_ha1(stored, "pbx.local", algorithm) == computed
     other = next(name for name in ALGORITHMS if name != algorithm)
