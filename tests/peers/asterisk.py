@@ -34,7 +34,7 @@ astrundir => {state}
 astlogdir => {folder}
 [options]
 nocolor = yes
-verbose = 3
+verbose = {verbose}
 hideconnect = yes
 """
 
@@ -55,7 +55,7 @@ _MODULES = (
 _LOGGER = """\
 [general]
 [logfiles]
-full.log => notice,warning,error,verbose,debug
+full.log => {levels}
 """
 
 _MANAGER = """\
@@ -89,6 +89,7 @@ bind = {address}:{port}
 [murima]
 type = aor
 contact = sip:{peer}{parameter}
+qualify_frequency = 0
 [murima]
 type = identify
 endpoint = murima
@@ -97,7 +98,7 @@ match = {peer_address}
 type = endpoint
 transport = transport
 context = murima
-aors = murima
+aors = {aor}
 disallow = all
 allow = {codecs}
 direct_media = no
@@ -138,27 +139,16 @@ retry_interval = 1
 """
 
 _CUSTOMER = """\
+auth = customer
 [{user}]
 type = aor
 max_contacts = 1
 remove_existing = yes
-[{user}]
+[customer]
 type = auth
 auth_type = digest
 username = {user}
 password = {password}
-[{user}]
-type = endpoint
-transport = transport
-context = murima
-aors = {user}
-auth = {user}
-disallow = all
-allow = {codecs}
-direct_media = no
-rtp_symmetric = yes
-media_address = {address}
-bind_rtp_to_media_address = yes
 """
 
 # What numbers can lead to. `heard` is what came in, whatever was played meanwhile.
@@ -199,11 +189,13 @@ class Asterisk:
         play: WAV file (8 kHz, mono, 16 bit) that `talk` and `early` play.
         domain: the domain in From, and of the account.
         account: user and password to register at the other end with, and to call it with.
-        customer: user and password that the other end must register here with, and call with.
+        customer: user and password that the other end must register here with, and call with; not with `account`.
         codecs: in order of preference, by Asterisk's names.
         transport: "udp", "tcp" or "tls".
         certificate, key, authority: PEM files for TLS.
         options: settings of the trunk's endpoint in addition, e.g. {"100rel": "required"}.
+        rtp_ports: four for each bridged call.
+        quiet: log problems only; a log of every step costs as much as the calls.
     """
 
     def __init__(
@@ -224,6 +216,8 @@ class Asterisk:
         key: Path | None = None,
         authority: Path | None = None,
         options: Mapping[str, str] | None = None,
+        rtp_ports: int = 100,
+        quiet: bool = False,
     ) -> None:
         self.folder = folder
         self.address = address
@@ -236,7 +230,7 @@ class Asterisk:
         self._reading: asyncio.Task[None] | None = None
         self._replies: dict[str, asyncio.Future[Event]] = {}
         self._actions = 0
-        rtp_first = free_port(address, span=100, align=2)
+        rtp_first = free_port(address, span=rtp_ports, align=2)
         values = {
             "root": str(SWITCHES),
             "folder": str(folder),
@@ -245,13 +239,16 @@ class Asterisk:
             "port": str(self.port),
             "manager_port": str(self._manager_port),
             "rtp_first": str(rtp_first),
-            "rtp_last": str(rtp_first + 99),
+            "rtp_last": str(rtp_first + rtp_ports - 1),
+            "verbose": "0" if quiet else "3",
+            "levels": "warning,error" if quiet else "notice,warning,error,verbose,debug",
             "peer": peer,
             "peer_address": peer.rsplit(":", 1)[0],
             "domain": domain,
             "codecs": ",".join(codecs),
             "transport": transport,
             "parameter": "" if transport == "udp" else f"\\;transport={transport}",
+            "aor": "murima" if customer is None else customer[0],
             "play": "NoOp()" if play is None else f"Playback({play.with_suffix('')},noanswer)",
             "certificate": str(certificate),
             "key": str(key),
@@ -260,15 +257,16 @@ class Asterisk:
         values["tls"] = _TLS.format(**values) if transport == "tls" else ""
         extra = "".join(f"{name} = {value}\n" for name, value in (options or {}).items())
         pjsip = _PJSIP.format(**values) + extra
+        # Both begin with more of the endpoint.
         if account is not None:
             pjsip += _ACCOUNT.format(**values, user=account[0], password=account[1])
-        if customer is not None:
+        elif customer is not None:
             pjsip += _CUSTOMER.format(**values, user=customer[0], password=customer[1])
         lines = [_extension(number, leads_to) for number, leads_to in (numbers or {}).items()]
         self._files = {
             "asterisk.conf": _MAIN.format(**values),
             "modules.conf": "[modules]\nautoload = no\n" + "".join(f"load = {name}.so\n" for name in _MODULES),
-            "logger.conf": _LOGGER,
+            "logger.conf": _LOGGER.format(**values),
             "manager.conf": _MANAGER.format(**values),
             "rtp.conf": _RTP.format(**values),
             "pjsip.conf": pjsip,

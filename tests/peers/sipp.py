@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,13 +27,15 @@ class SippResult:
     failed: int
     retransmissions: int
     errors: str  # unexpected messages, as SIPp logs them
+    refused: int = 0  # of those that succeeded: 503, in uac_load
+    waits_ms: Sequence[float] = ()  # from the INVITE to its 2xx, each call, with `times`
 
 
 class Sipp:
     """One SIPp process playing one scenario; `async with Sipp(...) as sipp`, then `await sipp.result()`.
 
-    Callers: uac (play, then BYE after talk_ms), uac_digits (press keys; as root), uac_silent, uac_until_bye,
-    uac_cancel (gives up after talk_ms of ringing), uac_refused (status).
+    Callers: uac (play, then BYE after talk_ms), uac_digits (press keys; as root), uac_silent, uac_load (as
+    uac_silent; 503 is no failure), uac_until_bye, uac_cancel (gives up after talk_ms of ringing), uac_refused (status).
     Agents: uas (echoes RTP), uas_plays, uas_hangs_up (BYE after talk_ms),
     uas_refuses (status and reason), uas_no_answer, uas_garbage.
 
@@ -42,6 +44,7 @@ class Sipp:
         scenario: the name of a scenario.
         remote: `host:port` that callers call; None for agents.
         service: the number that callers dial.
+        services: instead: numbers to dial one after the other, again and again.
         caller: the user part of the caller's address.
         address: loopback address to bind.
         port: SIP port; a free one by default.
@@ -53,6 +56,7 @@ class Sipp:
         transport: "udp" or "tcp".
         timeout_s: SIPp gives up after this time, and its result is a failure.
         trace: keep all messages, for `messages`; costs SIPp as much as the calls.
+        times: measure how long each call waits for its answer.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Sipp:
         *,
         remote: str | None = None,
         service: str = "500",
+        services: Sequence[str] = (),
         caller: str = "1000",
         address: str = "127.0.0.1",
         port: int | None = None,
@@ -77,12 +82,14 @@ class Sipp:
         transport: str = "udp",
         timeout_s: float = 30.0,
         trace: bool = True,
+        times: bool = False,
     ) -> None:
         self.folder = folder
         self.address = address
         self.port = port if port is not None else free_port(address)
         self._scenario = scenario
         self._remote = remote
+        self._services = tuple(services)
         self._audio = audio
         self._timeout_s = timeout_s
         self._transport = transport
@@ -104,6 +111,8 @@ class Sipp:
             *("-trace_err", "-error_file", "errors.log", "-trace_stat", "-stf", "statistics.csv", "-fd", "1"),
             *(("-trace_msg", "-message_file", "messages.log") if trace else ()),
             *(("-rtp_echo",) if scenario == "uas" else ()),
+            *(("-inf", "services.csv") if services else ()),
+            *(("-trace_rtt", "-rtt_freq", "1") if times else ()),
             "-nostdin",
         ]
         self._process = PeerProcess(f"sipp {scenario}", folder / "sipp.log")
@@ -123,6 +132,9 @@ class Sipp:
             self._write_audio()
         for name, value in self._values.items():
             scenario = scenario.replace(name, value)
+        if self._services:
+            scenario = scenario.replace("[service]", "[field0]")
+            (self.folder / "services.csv").write_text("\n".join(["SEQUENTIAL", *self._services, ""]))
         (self.folder / "scenario.xml").write_text(scenario)
         remote = [] if self._remote is None else [self._remote]
         # A wide terminal description is asked for even without a terminal.
@@ -160,6 +172,8 @@ class Sipp:
             failed=int(statistics.get("FailedCall(C)", 0)),
             retransmissions=int(statistics.get("Retransmissions(C)", 0)),
             errors=errors.read_text(errors="replace") if errors.exists() else "",
+            refused=int(statistics.get("GenericCounter1(C)", 0) or 0),
+            waits_ms=[float(row[1]) for row in self._times()],
         )
 
     def messages(self) -> str:
@@ -173,6 +187,14 @@ class Sipp:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file, delimiter=";"))
         return rows[-1] if rows else {}
+
+    def _times(self) -> list[list[str]]:
+        """Rows of time, wait in milliseconds and its name."""
+        rows: list[list[str]] = []
+        for path in self.folder.glob("*_rtt.csv"):
+            with path.open(newline="") as file:
+                rows += list(csv.reader(file, delimiter=";"))[1:]
+        return rows
 
     async def stop(self) -> None:
         """End it, dropping its calls; safe to repeat."""
