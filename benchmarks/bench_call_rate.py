@@ -50,7 +50,7 @@ SERVER_CORE, LOAD_CORE = {0}, {1}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run. `seconds` until the last call was over; waits from the INVITE to its 200, CPU per call offered, in ms."""
+    """One run: `seconds` to the end of its last call; waits from INVITE to 200 and CPU per call offered, in ms."""
 
     rate: int
     offered: int
