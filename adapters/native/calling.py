@@ -12,7 +12,7 @@ from adapters.native.legs import Call, Leg
 from adapters.native.trunks import Trunks
 from adapters.sip.dialog import next_flow
 from adapters.sip.endpoint import Effect
-from adapters.sip.headers import quoted
+from adapters.sip.headers import NameAddr, quoted
 from adapters.sip.registrar import Binding
 from adapters.sip.session import Session, SessionProgress
 from adapters.sip.uri import SipUri, escape
@@ -132,6 +132,10 @@ class Calling:
 
 def _phone_of(binding: Binding) -> Phone:
     flow = binding.flow
-    # Over TCP the Contact is where to connect once the phone's own connection is gone.
-    way = next_flow(binding.uri, flow, None) if flow.transport == "tcp" else flow
-    return Phone(binding.uri, way, ", ".join(binding.path))
+    if binding.path:
+        first = NameAddr.parse(binding.path[0]).uri
+        way = next_flow(first, flow, None) if isinstance(first, SipUri) else flow
+        return Phone(binding.uri, way, ", ".join(binding.path))
+    # Where the phone can be connected to, its Contact says where, once its own connection is gone.
+    direct = flow.transport in ("tcp", "tls") and not binding.needs_connection
+    return Phone(binding.uri, next_flow(binding.uri, flow, None) if direct else flow, "")

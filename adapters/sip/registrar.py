@@ -129,6 +129,8 @@ class Registrar:
     def bindings(self, user: str) -> list[Binding]:
         """Current bindings: the highest q first, among equals the one registered or refreshed last."""
         latest_first = self._bindings.get(user, [])[::-1]
+        if any(binding.reg_id is not None for binding in latest_first):
+            latest_first = _one_flow_each(latest_first)
         return sorted(latest_first, key=lambda binding: -binding.q) if len(latest_first) > 1 else latest_first
 
     def register(self, request: Request, user: str, flow: Flow, now: float) -> list[Reachability]:
@@ -270,6 +272,18 @@ def _check_order(binding: Binding, call_id: str, cseq: int, request: Request) ->
     """A request of the same phone must be newer than the one that set the binding (RFC 3261 10.3 step 7)."""
     if binding.sip_call_id == call_id and cseq <= binding.cseq:
         raise PeerError("REGISTER out of order", status=500, message=request)
+
+
+def _one_flow_each(bindings: Iterable[Binding]) -> list[Binding]:
+    """One binding of each phone that keeps several flows open (RFC 5626 5.3): the first."""
+    seen: set[str | None] = set()
+    found = []
+    for binding in bindings:
+        if binding.reg_id is None or binding.instance not in seen:
+            found.append(binding)
+        if binding.reg_id is not None:
+            seen.add(binding.instance)
+    return found
 
 
 def is_outbound(request: Request) -> bool:
