@@ -22,7 +22,8 @@ class Pjsua:
     """One pjsua2 phone; `async with Pjsua(...) as phone`. It takes four calls at a time.
 
     Event kinds: registration (code, active), incoming (call, remote, headers),
-    call (call, state, code, reason), media (call, status), dtmf (call, digit).
+    call (call, state, code, reason), media (call, status), dtmf (call, digit),
+    transfer (call, code, final).
 
     Args:
         folder: an empty folder of its own for log and sound.
@@ -153,6 +154,14 @@ class Pjsua:
 
     async def resume(self, call: int) -> None:
         await self._do("resume", call=call)
+
+    async def transfer(self, call: int, uri: str) -> None:
+        """Send the other one of a call to a URI (REFER)."""
+        await self._do("transfer", call=call, uri=uri)
+
+    async def transfer_to_call(self, call: int, other: int) -> None:
+        """Join the others of two calls (REFER with Replaces)."""
+        await self._do("transfer_to_call", call=call, other=other)
 
     async def send_dtmf(self, call: int, digits: str, method: str = "rfc4733") -> None:
         """Type digits; method "rfc4733" or "info"."""

@@ -91,6 +91,9 @@ class PhoneCall(pj.Call):  # type: ignore[misc]  # pjsua2 has no types
         self._player = open_player(path)
         self._player.startTransmit(audio)
 
+    def onCallTransferStatus(self, prm: Any) -> None:  # noqa: N802  # the name that pjsua2 calls
+        report("transfer", call=self.getId(), code=int(prm.statusCode), final=bool(prm.finalNotify))
+
     def onDtmfDigit(self, prm: Any) -> None:  # noqa: N802  # the name that pjsua2 calls
         report("dtmf", call=self.getId(), digit=prm.digit)
 
@@ -197,6 +200,12 @@ class Phone:
         parameters = pj.CallOpParam(True)
         parameters.opt.flag = pj.PJSUA_CALL_UNHOLD
         self.calls[call].reinvite(parameters)
+
+    def do_transfer(self, call: int, uri: str) -> None:
+        self.calls[call].xfer(uri, pj.CallOpParam())
+
+    def do_transfer_to_call(self, call: int, other: int) -> None:
+        self.calls[call].xferReplaces(self.calls[other], pj.CallOpParam())
 
     def do_dtmf(self, call: int, digits: str, method: str) -> None:
         parameters = pj.CallSendDtmfParam()
