@@ -13,20 +13,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from adapters.sip.access import AccessPolicy, Trunk
+from adapters.sip.access import AccessPolicy, Admitted, Trunk
 from adapters.sip.digest import DigestVerifier, ha1
 from adapters.sip.endpoint import Effect, Endpoint, SessionIncoming
 from adapters.sip.errors import UsageError
+from adapters.sip.failover import Locate
+from adapters.sip.location import Target
+from adapters.sip.login import Login
 from adapters.sip.message import KNOWN_METHODS, Request, Response, build_response, parse_message
+from adapters.sip.referral import Referral, Referrals
 from adapters.sip.registrar import Registrar
-from adapters.sip.session import Session, SessionEnded, SessionOffered
+from adapters.sip.session import Session
+from adapters.sip.session_events import SessionEnded, SessionOffered, SessionOfferWanted
 from adapters.sip.transaction import Flow, Send
 from adapters.sip.uri import SipUri
 
 HERE = "192.0.2.2"
 PEER = "192.0.2.4"
 SDP = b"v=0\r\no=- 1 1 IN IP4 192.0.2.4\r\ns=-\r\nc=IN IP4 192.0.2.4\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n"
-STEPS = 40  # at most; a longer course shows nothing new
+STEPS = 30  # at most; a longer course shows nothing new
 REST_S = 4000.0  # until every timer has run out, registrations and ringing included
 
 METHODS = (*sorted(KNOWN_METHODS), "NEW")
@@ -85,6 +90,13 @@ class Course:
         return self.number() % count
 
 
+class Open(AccessPolicy):
+    """Takes everybody's REGISTER at its word, so that the registrar is reached without a password."""
+
+    def admit_registration(self, request: Request, *_: object, **__: object) -> Admitted:
+        return Admitted(user="600")
+
+
 class Rig:
     """The endpoint, what it sent, and what its owner knows."""
 
@@ -93,7 +105,7 @@ class Rig:
         self.tokens = 0
         self.endpoint = Endpoint(
             network=self,
-            policy=AccessPolicy(
+            policy=Open(
                 [Trunk("carrier", (ipaddress.ip_network(PEER),))],
                 {"600": _HA1},
                 DigestVerifier("pbx.test", _VERIFIER_KEY, algorithms=("MD5",), random_bytes=bytes),
@@ -101,16 +113,24 @@ class Rig:
             registrar=Registrar(),
             new_token=self.new_token,
         )
+        self.referrals = Referrals(self.endpoint, self.on_refer, lambda _session, _status: None)
+        self.referred: list[Referral] = []
+        self.asked: list[Locate] = []  # names to be looked up
         self.sessions: list[Session] = []
+        self.wanted: list[Session] = []
         self.offered: list[Session] = []
         self.ended: Counter[int] = Counter()
         self.requests: list[Request] = []  # ours, to be answered
         self.responses: list[Response] = []  # ours, whose tags the peer now knows
+        self.number = 0  # of the peer's last request
         self.said: list[bytes] = []  # what the peer sent
 
     def new_token(self) -> str:
         self.tokens += 1
         return f"{self.tokens:016x}"
+
+    def on_refer(self, referral: Referral) -> None:
+        self.referred.append(referral)
 
     def vouch(self, flow: Flow, silence_s: float | None) -> None: ...
     def alias(self, flow: Flow, host: str, port: int, *, trusted: bool) -> None: ...
@@ -135,6 +155,11 @@ class Rig:
                 self.offered.append(effect.session)
             elif isinstance(effect, SessionEnded):
                 self.ended[id(effect.session)] += 1
+                self.referrals.forget(effect.session)
+            elif isinstance(effect, SessionOfferWanted):
+                self.wanted.append(effect.session)
+            elif isinstance(effect, Locate):
+                self.asked.append(effect)
         del self.requests[:-8], self.responses[:-8]
 
     def hear(self, data: bytes, transport: str) -> None:
@@ -164,6 +189,9 @@ def dialogs(data: bytes) -> None:
     rig.pass_time(40.0)
     for session in rig.sessions:
         rig.take(rig.endpoint.hang_up(session, rig.now))
+    for referral in rig.referred:  # whoever serves REFER must answer each
+        referral.refuse(603, rig.now)
+    rig.take(rig.endpoint.effects())
     rig.pass_time(REST_S)
     assert rig.endpoint.transactions == 0, "a stuck transaction"
     assert rig.endpoint.sessions == 0, "a stuck session"
@@ -177,8 +205,9 @@ def dialogs(data: bytes) -> None:
 def _peer_asks(rig: Rig, course: Course) -> None:
     """A request: in or out of a dialog, with more headers, spoiled or not."""
     method = METHODS[course.choose(len(METHODS))]
-    number = course.choose(4) + 1
-    branch = course.choose(6)
+    rig.number += 1
+    number = rig.number if course.choose(4) else 1
+    branch = course.choose(8) or rig.number
     to = "<sip:500@192.0.2.2>"
     from_ = "<sip:600@pbx.test>;tag=f"
     call_id = f"c{course.choose(3)}"
@@ -203,6 +232,14 @@ def _peer_asks(rig: Rig, course: Course) -> None:
         cseq=number,
     )
     request.set("contact", f"<sip:600@{PEER}>")
+    if course.choose(2):
+        request.set("supported", "100rel, timer, replaces, norefersub, outbound, path")
+    if method == "REFER":
+        request.set("refer-to", "<sip:700@192.0.2.2>")
+    elif method == "NOTIFY":
+        request.set("event", "refer")
+        request.set("content-type", "message/sipfrag")
+        request.body = b"SIP/2.0 200 OK\r\n"
     _dress(request, course)
     rig.hear(_spoiled(request.serialise(), course), "tcp" if course.choose(5) == 4 else "udp")
 
@@ -260,11 +297,12 @@ def _owner_calls(rig: Rig, course: Course) -> None:
     if len(rig.sessions) >= 6:
         return
     session, effects = rig.endpoint.invite(
-        SipUri("sip", "600", host=PEER),
+        SipUri("sip", "600", host=(PEER, PEER, "phone.invalid")[course.choose(3)]),
         SDP,
         from_="<sip:500@pbx.test>",
         now=rig.now,
         ring_timeout_s=(None, 5.0, 30.0)[course.choose(3)],
+        login=Login("500", "secret") if course.choose(2) else None,
     )
     if session is not None:
         rig.sessions.append(session)
@@ -279,6 +317,65 @@ def _owner_settles_offer(rig: Rig, course: Course) -> None:
         rig.take(rig.endpoint.accept_offer(session, SDP, rig.now))
     else:
         rig.take(rig.endpoint.refuse_offer(session, 488, rig.now))
+
+
+def _owner_offers_anew(rig: Rig, _course: Course) -> None:
+    """As the session wanted: a refresh, or once more after glare."""
+    if rig.wanted:
+        with suppress(UsageError):
+            rig.take(rig.endpoint.reinvite(rig.wanted.pop(), SDP, rig.now))
+
+
+def _owner_settles_refer(rig: Rig, course: Course) -> None:
+    if not rig.referred:
+        return
+    referral = rig.referred[-1 - course.choose(min(4, len(rig.referred)))]
+    what = course.choose(5)
+    if what < 2:
+        referral.accept(rig.now, first=bool(what))
+    elif what == 2:
+        referral.refuse(603, rig.now)
+    else:
+        referral.tell((180, 200, 486)[course.choose(3)], rig.now)
+    rig.take(rig.endpoint.effects())
+
+
+def _owner_refers(rig: Rig, course: Course) -> None:
+    if rig.sessions:
+        session = rig.sessions[course.choose(len(rig.sessions))]
+        with suppress(UsageError):
+            rig.referrals.ask(session, "sip:700@192.0.2.5", "<sip:500@192.0.2.2>", rig.now)
+        rig.take(rig.endpoint.effects())
+
+
+def _name_is_found(rig: Rig, course: Course) -> None:
+    """The look-up of a host name ends: with one target, with two, or with none."""
+    if not rig.asked:
+        return
+    question = rig.asked.pop(course.choose(len(rig.asked)))
+    hosts = ((PEER,), (PEER, "192.0.2.5"), ())[course.choose(3)]
+    targets = [Target("udp", host, 5060, question.uri.host) for host in hosts]
+    rig.take(rig.endpoint.on_located(question.ticket, targets, rig.now))
+
+
+def _peer_pracks(rig: Rig, course: Course) -> None:
+    """The PRACK to a reliable response of ours (RFC 3262)."""
+    reliable = [response for response in rig.responses if response.has("rseq") and response.has("cseq")]
+    if not reliable:
+        return
+    latest = reliable[course.choose(len(reliable))]
+    request = Request.build(
+        "PRACK",
+        "sip:murima@192.0.2.2",
+        via=f"SIP/2.0/UDP {PEER};branch=z9hG4bKprack{course.choose(4)}",
+        from_=latest.headers["from"][0],
+        to=latest.headers["to"][0],
+        call_id=latest.headers["call-id"][0],
+        cseq=course.choose(8) + 1,
+    )
+    request.set("rack", f"{latest.get('rseq')} {latest.headers['cseq'][0]}")
+    _dress(request, course)
+    rig.hear(_spoiled(request.serialise(), course), "udp")
 
 
 def _time(rig: Rig, course: Course) -> None:
@@ -308,6 +405,11 @@ _STEPS: tuple[Callable[[Rig, Course], None], ...] = (
     _time,
     _network_fails,
     _noise,
+    _owner_offers_anew,
+    _owner_settles_refer,
+    _owner_refers,
+    _name_is_found,
+    _peer_pracks,
 )
 
 _COMMANDS: tuple[Callable[[Rig, Session], Iterable[Effect]], ...] = (
@@ -318,6 +420,8 @@ _COMMANDS: tuple[Callable[[Rig, Session], Iterable[Effect]], ...] = (
     lambda rig, session: rig.endpoint.hang_up(session, rig.now),
     lambda rig, session: rig.endpoint.reinvite(session, SDP, rig.now),
     lambda rig, session: rig.endpoint.probe(session, rig.now, 4.0),
+    lambda rig, session: rig.endpoint.progress(session, SDP, rig.now),
+    lambda rig, session: rig.endpoint.update(session, SDP, rig.now),
 )
 
 
@@ -326,7 +430,7 @@ def _dress(message: Request | Response, course: Course) -> None:
     for _ in range(course.choose(3)):
         name, value = HEADERS[course.choose(len(HEADERS))]
         message.set(name, value)
-    kind = course.choose(4)
+    kind = course.choose(5)
     if kind == 1:
         message.set("content-type", "application/sdp")
         message.body = SDP
