@@ -34,6 +34,7 @@ class SippResult:
 class Sipp:
     """One SIPp process playing one scenario; `async with Sipp(...) as sipp`, then `await sipp.result()`.
 
+    Over networks that lose: uac_lossy and uas_lossy, with `patient`.
     Callers: uac (play, then BYE after talk_ms), uac_digits (press keys; as root), uac_silent, uac_load (as
     uac_silent; 503 is no failure), uac_until_bye, uac_cancel (gives up after talk_ms of ringing), uac_refused (status).
     Agents: uas (echoes RTP), uas_plays, uas_hangs_up (BYE after talk_ms),
@@ -56,6 +57,7 @@ class Sipp:
         transport: "udp" or "tcp".
         timeout_s: SIPp gives up after this time, and its result is a failure.
         trace: keep all messages, for `messages`; costs SIPp as much as the calls.
+        patient: pass over what comes again or late, and repeat for 32 s, as RFC 3261 asks.
         times: measure how long each call waits for its answer.
     """
 
@@ -83,6 +85,7 @@ class Sipp:
         timeout_s: float = 30.0,
         trace: bool = True,
         times: bool = False,
+        patient: bool = False,
     ) -> None:
         self.folder = folder
         self.address = address
@@ -110,6 +113,8 @@ class Sipp:
             *("-timeout", f"{timeout_s:g}s", "-timeout_error", "-recv_timeout", f"{timeout_s * 1000:.0f}"),
             *("-trace_err", "-error_file", "errors.log", "-trace_stat", "-stf", "statistics.csv", "-fd", "1"),
             *(("-trace_msg", "-message_file", "messages.log") if trace else ()),
+            *(("-default_behaviors", "all,-abortunexp", "-max_invite_retrans", "7") if patient else ()),
+            *(("-max_non_invite_retrans", "11") if patient else ()),
             *(("-rtp_echo",) if scenario == "uas" else ()),
             *(("-inf", "services.csv") if services else ()),
             *(("-trace_rtt", "-rtt_freq", "1") if times else ()),
