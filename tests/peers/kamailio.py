@@ -25,6 +25,7 @@ tcp_children = 1
 auto_aliases = no
 listen = udp:{address}:{port}
 listen = tcp:{address}:{port}
+tcp_source_ipv4 = {address}
 mpath = "{root}/usr/lib/x86_64-linux-gnu/kamailio/modules/"
 loadmodule "tm.so"
 loadmodule "sl.so"
@@ -59,6 +60,7 @@ request_route {{
         exit;
     }}
     t_check_trans();
+    remove_hf("Route");  # the one that led here
     xlog("L_NOTICE", "PASSED initial $rm $si\\n");
     if (is_method("INVITE|SUBSCRIBE|REFER")) record_route();
     if ($si != "{server_address}") $du = "sip:{server};transport={transport}";
