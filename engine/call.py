@@ -74,6 +74,7 @@ class Call:
     talk_started_at: datetime | None = None
     explanation: Mapping[str, object] | None = None
     legs: dict[LegId, Leg] = field(default_factory=dict)  # every leg that has not ended
+    held_by: str = ""  # on whose word it is on hold: agent or operator; phones hold by themselves, see `Leg.held`
     over: bool = False  # CallEnded was published
     transfer: Transfer | None = None  # the one in progress
     transfers: int = 0  # begun so far

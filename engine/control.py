@@ -28,6 +28,7 @@ from engine.call import Call, CallState, Leg
 from engine.causes import FAILURES, REFUSALS
 from engine.clock import Clock
 from engine.events import AgentId, CallId, EndCause, LegId, PlayId, QueueId, TransferId
+from engine.holding import Holding
 from engine.identity import IdSource
 from engine.outbound import OutboundCalls, OutboundRules
 from engine.telephony import Originate, Telephony
@@ -109,6 +110,7 @@ class CallControl:
         self.router = Router(settings.routing, clock.monotonic())
         self.calls: dict[CallId, Call] = {}
         self.orphans: dict[CallId, snapshot.CallSnapshot] = {}
+        self.holding = Holding(self)
         self.transfers = Transfers(self)
         self.outbound = OutboundCalls(self, settings.outbound, draw)
         self._call_by_leg: dict[LegId, Call] = {}
@@ -156,6 +158,12 @@ class CallControl:
             self.end(call, cause, by="system")
         return True
 
+    def place(self, agent_id: AgentId, number: str) -> CallId | None:
+        """Ring an agent, then call a number for them; None: nobody can be reached there."""
+        with self.turn():
+            call = self.outbound.place(agent_id, number)
+        return None if call is None else call.call_id
+
     def transfer(self, call_id: CallId, target: str, **how: Any) -> TransferId | None:
         """Connect a call elsewhere on somebody's word (`Transfers.ask`); None when there is no such call.
 
@@ -167,6 +175,32 @@ class CallControl:
             return None
         with self.turn():
             return self.transfers.ask(call, target, **how)
+
+    def hold(self, call_id: CallId, *, by: str) -> bool:
+        """Put a call on hold on somebody's word (`Holding.hold`); False when there is no such call.
+
+        Raises:
+            HoldError: it cannot be done; nothing has changed.
+        """
+        call = self.calls.get(call_id)
+        if call is None:
+            return False
+        with self.turn():
+            self.holding.hold(call, by=by)
+        return True
+
+    def resume(self, call_id: CallId) -> bool:
+        """End such a hold; False when there is no such call.
+
+        Raises:
+            HoldError: the call is not held so; nothing has changed.
+        """
+        call = self.calls.get(call_id)
+        if call is None:
+            return False
+        with self.turn():
+            self.holding.resume(call)
+        return True
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -357,6 +391,8 @@ class CallControl:
                 self.talk(call)
         elif call.state is CallState.PLAYING:
             self._perform(call)
+        elif call.state is CallState.ARRIVING and call.action is not None:  # we called the caller
+            self.begin(call, call.action)
         elif call.queue_id is not None:
             self._wait_with_music(call)
         self.save(call)
@@ -414,36 +450,6 @@ class CallControl:
             self.route(OfferFailed(call.call_id, leg.agent_id, failure))
         if not call.legs:
             self._forget(call)
-
-    def _on_held(self, event: ev.LegHeld) -> None:
-        call = self._call_by_leg.get(event.leg_id)
-        if call is None:
-            return
-        leg = call.legs[event.leg_id]
-        leg.held = True
-        if call.talk_started is None or call.over or leg not in (call.caller_leg, call.agent):
-            return
-        call.state = CallState.HELD
-        self.publish(ev.HoldStarted, call, by=leg.side)
-        other = call.other(leg)
-        if other is not None and call.music is not None:
-            self.play(other.leg_id, call.music, loop=True)
-
-    def _on_resumed(self, event: ev.LegResumed) -> None:
-        call = self._call_by_leg.get(event.leg_id)
-        if call is None:
-            return
-        leg = call.legs[event.leg_id]
-        leg.held = False
-        if call.state is not CallState.HELD or leg not in (call.caller_leg, call.agent):
-            return
-        self.publish(ev.HoldEnded, call, by=leg.side)
-        other = call.other(leg)
-        if other is None:
-            return
-        self.telephony.stop_play(other.leg_id)
-        if not other.held:
-            call.state = CallState.TALKING
 
     def _on_dtmf(self, event: ev.LegDtmf) -> None:
         call = self._call_by_leg.get(event.leg_id)
@@ -588,6 +594,7 @@ class CallControl:
             self.telephony.stop_play(call.caller_leg.leg_id)
         self.telephony.bridge(call.caller_leg.leg_id, call.agent.leg_id)
         call.state = CallState.TALKING
+        call.held_by = ""
         call.talk_started, call.talk_started_at = self.clock.monotonic(), self.clock.utc()
         if call.record or call.recording:
             self.telephony.start_recording(call.call_id, call.caller_leg.leg_id, call.agent.leg_id)
@@ -793,8 +800,8 @@ _HANDLERS: dict[type, Callable[[CallControl, Any], None]] = {
     ev.LegRinging: CallControl._on_ringing,
     ev.LegEarlyMedia: CallControl._on_early_media,
     ev.LegAnswered: CallControl._on_answered,
-    ev.LegHeld: CallControl._on_held,
-    ev.LegResumed: CallControl._on_resumed,
+    ev.LegHeld: lambda control, event: control.holding.on_held(event),
+    ev.LegResumed: lambda control, event: control.holding.on_resumed(event),
     ev.LegDtmf: CallControl._on_dtmf,
     ev.LegEnded: CallControl._on_ended,
     ev.LegTransferAsked: lambda control, event: control.transfers.on_asked(event),

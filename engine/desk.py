@@ -10,6 +10,7 @@ from engine.call import Call
 from engine.clock import Clock
 from engine.control import CallControl
 from engine.events import AgentId, CallId, EndCause, QueueId, TransferId
+from engine.holding import HoldError
 from engine.operations import (
     AgentStateRequest,
     AgentView,
@@ -19,9 +20,12 @@ from engine.operations import (
     NotFoundError,
     QueueView,
     TransferRequest,
+    TrunkLine,
+    TrunkView,
 )
 from engine.transfers import TransferError
 from routing.model import AgentState
+from routing.outbound import TrunkSettings
 from routing.status import AgentStatus
 
 HealthSource = Callable[[], Sequence[ComponentHealth]]
@@ -41,11 +45,13 @@ class Desk:
         clock: Clock,
         health: Sequence[HealthSource] = (),
         counters: Sequence[CounterSource] = (),
+        lines: Callable[[], Sequence[TrunkLine]] = tuple,
     ) -> None:
         self._control = control
         self._clock = clock
         self._health = tuple(health)
         self._counters = tuple(counters)
+        self._lines = lines
         self._names: Mapping[str, str] = {}
         self._skills: Mapping[str, Mapping[str, int]] = {}
 
@@ -79,19 +85,57 @@ class Desk:
     def agents(self) -> Sequence[AgentView]:
         return [self._agent_view(status) for status in self._control.router.agents()]
 
+    def trunks(self) -> Sequence[TrunkView]:
+        book = self._control.outbound.book
+        lines = {line.name: line for line in self._lines()}
+        return [_trunk_view(trunk, lines.get(trunk.name), book.calls(trunk.name)) for trunk in book.trunks]
+
     def health(self) -> Sequence[ComponentHealth]:
         return [part for source in self._health for part in source()]
 
     def counters(self) -> Mapping[str, float]:
         figures: dict[str, float] = {"calls": len(self._control.calls), "calls_orphaned": len(self._control.orphans)}
+        for trunk in self.trunks():
+            label = f'{{trunk="{trunk.name}"}}'
+            figures[f"trunk_calls{label}"] = trunk.calls
+            figures[f"trunk_up{label}"] = trunk.state != "down"
         for source in self._counters:
             figures.update(source())
         return figures
 
     # --- commands -----------------------------------------------------------------------
 
+    def place_call(self, agent_id: AgentId, number: str) -> CallId:
+        status = self._control.router.agent(agent_id)
+        if status is None:
+            raise NotFoundError(f"there is no agent {agent_id}")
+        if not status.has_phone:
+            raise ConflictError(f"the phone of {agent_id} is not registered")
+        if status.state in (AgentState.TALKING, AgentState.RINGING):
+            raise ConflictError(f"{agent_id} is in a call already")
+        call_id = self._control.place(agent_id, number)
+        if call_id is None:
+            raise ConflictError("no number and no route leads there")
+        return call_id
+
     def hang_up(self, call_id: CallId) -> None:
         if not self._control.hang_up(call_id):
+            raise NotFoundError(f"there is no live call {call_id}")
+
+    def hold(self, call_id: CallId, *, by: str) -> None:
+        try:
+            found = self._control.hold(call_id, by=by)
+        except HoldError as exc:
+            raise ConflictError(str(exc)) from exc
+        if not found:
+            raise NotFoundError(f"there is no live call {call_id}")
+
+    def resume(self, call_id: CallId) -> None:
+        try:
+            found = self._control.resume(call_id)
+        except HoldError as exc:
+            raise ConflictError(str(exc)) from exc
+        if not found:
             raise NotFoundError(f"there is no live call {call_id}")
 
     def transfer(self, call_id: CallId, request: TransferRequest) -> TransferId:
@@ -142,6 +186,29 @@ def _seconds_since(then: float | None, now: float) -> float:
     return 0.0 if then is None else max(0.0, round(now - then, 3))
 
 
+def _trunk_view(trunk: TrunkSettings, line: TrunkLine | None, calls: int) -> TrunkView:
+    gateways = () if line is None else line.gateways
+    registers = line is not None and line.registers
+    until = None if line is None else line.registered_until
+    up = sum(gateway.reachable for gateway in gateways)
+    if (registers and until is None) or (gateways and not up):
+        state = "down"
+    else:
+        state = "up" if up == len(gateways) else "partly"
+    errors = [gateway.error for gateway in gateways if not gateway.reachable]
+    return TrunkView(
+        name=trunk.name,
+        state=state,
+        calls=calls,
+        max_calls=trunk.max_calls,
+        max_calls_per_s=trunk.max_calls_per_s,
+        registers=registers,
+        registered_until=until,
+        gateways=gateways,
+        error=(line.error if line is not None else "") or (errors[0] if errors else ""),
+    )
+
+
 def _call_view(call: Call) -> CallView:
     return CallView(
         call_id=call.call_id,
@@ -153,7 +220,7 @@ def _call_view(call: Call) -> CallView:
         started_at=call.started_at,
         answered_at=call.answered_at,
         queue_id=call.queue_id,
-        agent_id=call.agent_id or next(iter(call.offers), None),
+        agent_id=call.agent_id or next(iter(call.offers), None) or call.source.agent_id,
         recording=call.recording,
         explanation=call.explanation,
     )

@@ -398,7 +398,7 @@ class TalkEnded(LogEvent):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldStarted(LogEvent):
     name: ClassVar[str] = "hold.started"
-    by: str  # caller or agent
+    by: str  # caller, agent or callee, whose phone holds; or on whose word: agent or operator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,28 @@ class TrunkLine:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class TrunkView:
+    """One trunk now.
+
+    Attributes:
+        state: up, partly (some gateways are out of service) or down.
+        calls: on it, both ways.
+        registered_until: None: not registered, or it is none that we register with.
+        error: why it is not up.
+    """
+
+    name: str
+    state: str
+    calls: int
+    max_calls: int | None
+    max_calls_per_s: float | None
+    registers: bool
+    registered_until: datetime | None
+    gateways: Sequence[GatewayLine]
+    error: str
+
+
 class AgentStateRequest(StrEnum):
     """States that a person can ask for; the others follow from calls."""
 
@@ -133,13 +155,44 @@ class ComponentHealth:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class BanView:
+    """An address that SIP does not listen to: an IPv4 address, or an IPv6 network."""
+
+    address: str
+    reason: str
+    since: datetime
+    until: datetime
+    dropped: int
+
+
+class Bans(Protocol):
+    """Who is kept off."""
+
+    def bans(self) -> Sequence[BanView]: ...
+
+    def lift_ban(self, address: str) -> None:
+        """Let an address in again; raises NotFoundError if it is not banned."""
+
+
 class Operations(Protocol):
     """Views are snapshots; commands act at once and raise `OperationError` where they cannot."""
 
     def calls(self) -> Sequence[CallView]: ...
     def queues(self) -> Sequence[QueueView]: ...
     def agents(self) -> Sequence[AgentView]: ...
+    def trunks(self) -> Sequence[TrunkView]: ...
+
+    def place_call(self, agent_id: AgentId, number: str) -> CallId:
+        """Ring an agent, then call a number for them."""
+
     def hang_up(self, call_id: CallId) -> None: ...
+
+    def hold(self, call_id: CallId, *, by: str) -> None:
+        """Put the caller on hold, on the word of an agent or operator (`by`)."""
+
+    def resume(self, call_id: CallId) -> None:
+        """End a hold of `hold`."""
 
     def transfer(self, call_id: CallId, request: TransferRequest) -> TransferId:
         """Begin a transfer; its events (transfer.completed, transfer.failed) tell the outcome."""

@@ -577,7 +577,9 @@ class Transfers:
         call, leaving = transfer.call, transfer.leaving
         if call.talk_started is not None:
             if call.state is CallState.HELD:
-                control.publish(ev.HoldEnded, call, by=leaving.side if leaving.held else transfer.staying.side)
+                by = call.held_by or (leaving.side if leaving.held else transfer.staying.side)
+                control.publish(ev.HoldEnded, call, by=by)
+                call.held_by = ""
             talk_s = round(control.clock.monotonic() - call.talk_started, 3)
             control.publish(ev.TalkEnded, call, agent_id=call.agent_of(leaving), talk_s=talk_s)
             call.talk_started = call.talk_started_at = None

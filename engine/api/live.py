@@ -114,6 +114,30 @@ class LiveRoutes:
             ),
             Route(
                 "POST",
+                "/api/v1/calls/{id}/hold",
+                self.hold,
+                "Put the caller on hold, with the queue's music",
+                "calls",
+                None,
+                permission=Permission.CALLS_HOLD,
+                body=Empty,
+                errors=(404, 409),
+                status=204,
+            ),
+            Route(
+                "POST",
+                "/api/v1/calls/{id}/resume",
+                self.resume,
+                "Join caller and agent again",
+                "calls",
+                None,
+                permission=Permission.CALLS_HOLD,
+                body=Empty,
+                errors=(404, 409),
+                status=204,
+            ),
+            Route(
+                "POST",
                 "/api/v1/calls/{id}/transfer",
                 self.transfer,
                 "Connect a call to somebody else",
@@ -221,6 +245,20 @@ class LiveRoutes:
         view = _find(self._calls(asked), lambda call: call.call_id == call_id, "call")
         self._operations.hang_up(view.call_id)
         log.info("call.hangup_asked", extra={"call_id": view.call_id, "user": asked.identity.username})
+        return web.Response(status=204)
+
+    async def hold(self, asked: Asked) -> web.StreamResponse:
+        call_id = asked.request.match_info["id"]
+        view = _find(self._calls(asked), lambda call: call.call_id == call_id, "call")
+        self._operations.hold(view.call_id, by="agent" if asked.scope is Scope.OWN else "operator")
+        log.info("call.hold_asked", extra={"call_id": view.call_id, "user": asked.identity.username})
+        return web.Response(status=204)
+
+    async def resume(self, asked: Asked) -> web.StreamResponse:
+        call_id = asked.request.match_info["id"]
+        view = _find(self._calls(asked), lambda call: call.call_id == call_id, "call")
+        self._operations.resume(view.call_id)
+        log.info("call.resume_asked", extra={"call_id": view.call_id, "user": asked.identity.username})
         return web.Response(status=204)
 
     async def transfer(self, asked: Asked) -> web.StreamResponse:

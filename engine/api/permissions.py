@@ -13,13 +13,17 @@ class Permission(StrEnum):
 
     CALLS_READ = "calls.read"
     CALLS_HANGUP = "calls.hangup"
+    CALLS_HOLD = "calls.hold"
     CALLS_TRANSFER = "calls.transfer"
+    CALLS_PLACE = "calls.place"
     QUEUES_READ = "queues.read"
     AGENTS_READ = "agents.read"
     AGENTS_STATE = "agents.state"
+    TRUNKS_READ = "trunks.read"
     INTERACTIONS_READ = "interactions.read"
     EVENTS_READ = "events.read"
     SIP_TRACE = "sip.trace"
+    SIP_BANS = "sip.bans"
 
 
 class Scope(IntEnum):
@@ -34,11 +38,18 @@ _READS = (
     Permission.CALLS_READ,
     Permission.QUEUES_READ,
     Permission.AGENTS_READ,
+    Permission.TRUNKS_READ,
     Permission.INTERACTIONS_READ,
     Permission.EVENTS_READ,
 )
 
-_COMMANDS = (Permission.CALLS_HANGUP, Permission.CALLS_TRANSFER, Permission.AGENTS_STATE)
+_COMMANDS = (
+    Permission.CALLS_PLACE,
+    Permission.CALLS_HANGUP,
+    Permission.CALLS_HOLD,
+    Permission.CALLS_TRANSFER,
+    Permission.AGENTS_STATE,
+)
 
 PERMISSIONS: Mapping[Role, Mapping[Permission, Scope]] = {
     Role.ADMINISTRATOR: dict.fromkeys(Permission, Scope.ALL),

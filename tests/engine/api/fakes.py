@@ -109,6 +109,7 @@ class FakeOperations:
             "broken name": 1.0,
         }
         self.hung_up: list[str] = []
+        self.held: dict[CallId, str] = {}
         self.transferred: list[tuple[CallId, TransferRequest]] = []
         self.broken = False
 
@@ -123,6 +124,15 @@ class FakeOperations:
     def agents(self) -> Sequence[AgentView]:
         return tuple(self.agent_views)
 
+    def trunks(self) -> Sequence[TrunkView]:
+        return tuple(self.trunk_views)
+
+    def place_call(self, agent_id: AgentId, number: str) -> CallId:
+        if number == "999":
+            raise ConflictError("no number and no route leads there")
+        self.placed.append((agent_id, number))
+        return CallId("placed")
+
     def hang_up(self, call_id: CallId) -> None:
         for view in self.call_views:
             if view.call_id == call_id:
@@ -131,6 +141,15 @@ class FakeOperations:
                 self.hung_up.append(call_id)
                 return
         raise NotFoundError("There is no such call.")
+
+    def hold(self, call_id: CallId, *, by: str) -> None:
+        if call_id in self.held:
+            raise ConflictError("The call is on hold already.")
+        self.held[call_id] = by
+
+    def resume(self, call_id: CallId) -> None:
+        if self.held.pop(call_id, None) is None:
+            raise ConflictError("The call is not on hold.")
 
     def transfer(self, call_id: CallId, request: TransferRequest) -> TransferId:
         if request.target == "999":

@@ -43,6 +43,10 @@ PATHS = {
     ("GET", "/api/v1/calls/c333"): (200, 200, 404, 200),
     ("POST", "/api/v1/calls/c1/hangup"): (204, 204, 204, 403),
     ("POST", "/api/v1/calls/c333/hangup"): (204, 204, 404, 403),
+    ("POST", "/api/v1/calls/c1/hold"): (204, 204, 204, 403),
+    ("POST", "/api/v1/calls/c333/hold"): (204, 204, 404, 403),
+    ("POST", "/api/v1/calls/c1/resume"): (204, 204, 204, 403),
+    ("POST", "/api/v1/calls/c333/resume"): (204, 204, 404, 403),
     ("POST", "/api/v1/calls/c1/transfer"): (202, 202, 202, 403),
     ("POST", "/api/v1/calls/c333/transfer"): (202, 202, 404, 403),
     ("GET", "/api/v1/queues"): (200, 200, 200, 200),
@@ -451,6 +455,15 @@ async def test_commands_reach_the_engine(rig: Rig) -> None:
     assert (answer.json["data"]["state"], answer.json["data"]["reason"]) == ("break", "lunch")
     rig.operations.call_views = [dataclasses.replace(call("c9"), state="ending")]
     is_error(await rig.ask("POST", "/api/v1/calls/c9/hangup", token=token), 409, "conflict")
+
+
+async def test_holds_reach_the_engine(rig: Rig) -> None:
+    where = "/api/v1/calls/c1"
+    assert (await rig.ask("POST", f"{where}/hold", token=await rig.token("boss"))).status == 204
+    assert (await rig.ask("POST", f"{where}/resume", token=await rig.token("boss"))).status == 204
+    assert (await rig.ask("POST", f"{where}/hold", token=await rig.token("a0001"))).status == 204
+    assert rig.operations.held == {"c1": "agent"}
+    is_error(await rig.ask("POST", f"{where}/hold", token=await rig.token("boss")), 409, "conflict")
 
 
 async def test_transfers_reach_the_engine(rig: Rig) -> None:
