@@ -9,6 +9,7 @@ from ipaddress import ip_network
 from adapters.sip.access import AccessPolicy, Trunk
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.errors import PeerError
+from adapters.sip.guard import Guard
 from adapters.sip.login import Login
 from adapters.sip.uri import SipUri
 
@@ -92,6 +93,8 @@ class NativeSettings:
         domain: digest realm, and the host of callers' addresses towards agents.
         prompts: path of the audio file by name.
         recordings: folder for `CALLID.wav`.
+        algorithms: of digest, offered in this order; None: those of the verifier.
+        listener_algorithms: the same for some listeners, by `Flow.local`.
         probe_silent_legs: ask a phone whose audio stopped if it is still there.
         probe_timeout_s: a phone that has not replied after this is gone; long enough for
             four repetitions over UDP.
@@ -102,11 +105,13 @@ class NativeSettings:
     agents: tuple[AgentSettings, ...]
     prompts: Mapping[str, str]
     recordings: str
+    algorithms: tuple[str, ...] | None = None
+    listener_algorithms: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     probe_silent_legs: bool = True
     probe_timeout_s: float = 4.0
 
-    def policy(self, verifier: DigestVerifier) -> AccessPolicy:
-        """Who may call and register.
+    def policy(self, verifier: DigestVerifier, guard: Guard | None = None) -> AccessPolicy:
+        """Who may call and register; `guard` hears of right and wrong passwords.
 
         Raises:
             ValueError: a network is malformed.
@@ -125,6 +130,9 @@ class NativeSettings:
             ],
             {agent.agent_id: agent.ha1s for agent in self.agents},
             verifier,
+            guard=guard,
+            offered=self.algorithms,
+            algorithms=self.listener_algorithms,
         )
 
     def contacts(self) -> dict[str, SipUri]:

@@ -111,7 +111,7 @@ class NativeTelephony:
             ValueError: a network or contact is malformed; nothing has changed then.
         """
         verifier = self._verifier if settings.domain == self._verifier.realm else self._verifier_for(settings.domain)
-        policy, contacts = settings.policy(verifier), settings.contacts()
+        policy, contacts = settings.policy(verifier, self._exchange.endpoint.guard), settings.contacts()
         self.trunks.replace(settings.trunks)
         changed = {n: p for n, p in settings.prompts.items() if self._exchange.settings.prompts.get(n) != p}
         self._verifier, self._exchange.settings, self._calling.contacts = verifier, settings, contacts

@@ -65,7 +65,8 @@ class AccessPolicy:
         users: HA1 by algorithm, by user name.
         verifier: issues and checks challenges; shared by successive policies.
         guard: told of right and wrong passwords.
-        algorithms: offered by the listener of that index (`Flow.local`); others offer what the verifier does.
+        offered: digest algorithms, instead of the verifier's.
+        algorithms: the same for the listener of that index (`Flow.local`).
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class AccessPolicy:
         verifier: DigestVerifier,
         *,
         guard: Guard | None = None,
+        offered: Sequence[str] | None = None,
         algorithms: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
         trunks = tuple(trunks)
@@ -84,6 +86,7 @@ class AccessPolicy:
         self._users = users
         self._verifier = verifier
         self._guard = guard
+        self._offered = offered
         self._algorithms = algorithms or {}
         self._by_host: dict[str, str | None] = {}
 
@@ -140,7 +143,7 @@ class AccessPolicy:
     def _authenticate(self, request: Request, claimed: SipUri | str, source: Flow, now: float) -> Admitted | Refused:
         guard = self._guard
         origin = "" if guard is None else guard.origin(source.host)
-        algorithms = self._algorithms.get(source.local)
+        algorithms = self._algorithms.get(source.local, self._offered)
         result, user = self._verifier.check(
             request.get_all("authorization"),
             request.method,

@@ -32,6 +32,7 @@ from adapters.sip.websocket import WebSocketLink
 
 log = logging.getLogger("murima.sip")
 
+_RECEIVE_BUFFER = 1 << 20  # bytes, as far as the system lets us; what waits longer than that holds is better refused
 _REMEMBERED_HOSTS = 4096
 _FAULT_LOG_INTERVAL_S = 1.0
 _BACKLOG = 1024
@@ -121,6 +122,8 @@ class SipTransport:
         for sock in udp:
             index = self._add_listener("udp", sock)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            # The usual buffer holds 90 datagrams: a hundred calls at once would lose some.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             transport, _ = await self._loop.create_datagram_endpoint(partial(Datagrams, self, index), sock=sock)
             self._udp[index] = transport
         self._tls_client = tls_client
@@ -157,7 +160,7 @@ class SipTransport:
             What is to be told of its messages and its end; None: it is to be refused (503).
         """
         index = next((at for at, item in enumerate(self._listeners) if item.transport in ("ws", "wss")), None)
-        if index is None or not self._connections.admit(peer[0]):
+        if index is None or not self._accepts(peer[0]) or not self._connections.admit(peer[0]):
             return None
         link = WebSocketLink(self._connections, self._listeners[index].transport, index, peer, send, close)
         return link if link.number else None
@@ -358,10 +361,13 @@ class SipTransport:
                 await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue
             address = str(peer[0])
-            if not self._connections.admit(address):
+            if not self._accepts(address) or not self._connections.admit(address):
                 sock.close()
                 continue
             self._spawn(self._take(sock, Connection(self._connections, transport, index, admitted=address), context))
+
+    def _accepts(self, address: str) -> bool:
+        return self._endpoint is not None and self._endpoint.accepts(address, self._loop.time())
 
     async def _take(self, sock: socket.socket, connection: Connection, context: ssl.SSLContext | None) -> None:
         limit_s = None if context is None else self._connections.limits.handshake_s

@@ -9,6 +9,7 @@ from importlib import metadata
 from aiohttp import web
 
 from engine.api.accounts import Accounts
+from engine.api.bans import BanRoutes
 from engine.api.events import EventRoutes
 from engine.api.front import Front
 from engine.api.health import HealthRoutes
@@ -23,9 +24,10 @@ from engine.api.sessions import Sessions
 from engine.api.settings import ApiSettings
 from engine.api.sip import SipGateway, SipRoutes
 from engine.api.trace import TraceRoutes
+from engine.api.trunks import TrunkRoutes
 from engine.bus import EventBus
 from engine.clock import Clock, SystemClock
-from engine.operations import Operations, Records
+from engine.operations import Bans, Operations, Records
 from engine.tracing import TraceSource
 
 SETTINGS = web.AppKey("settings", ApiSettings)
@@ -41,6 +43,7 @@ def create_app(
     clock: Clock | None = None,
     trace: TraceSource | None = None,
     sip: SipGateway | None = None,
+    bans: Bans | None = None,
 ) -> web.Application:
     """The HTTP application. Events must be published on the loop that serves it; `sip` takes WebSockets at /sip."""
     clock = clock or SystemClock()
@@ -58,9 +61,11 @@ def create_app(
         *HealthRoutes(operations, metrics, settings).routes(),
         *login.routes(),
         *LiveRoutes(operations).routes(),
+        *TrunkRoutes(operations).routes(),
         *InteractionRoutes(records).routes(),
         *stream.routes(),
         *(TraceRoutes(trace).routes() if trace is not None else ()),
+        *(BanRoutes(bans).routes() if bans is not None else ()),
         *(phones.routes() if phones is not None else ()),
         Route("GET", "/api/v1/openapi.json", describe, "This description", "about", None, Auth.NONE,
               media_type="application/json"),

@@ -29,7 +29,7 @@ _TAGS = {
     "agents": "Agents now. Agents see and change themselves.",
     "interactions": "What has finished.",
     "events": "What happens, as it happens.",
-    "sip": "What phones and trunks said lately.",
+    "sip": "What phones and trunks said lately, and whom nobody listens to.",
     "health": "For monitoring.",
     "about": "This description.",
 }

@@ -46,6 +46,7 @@ from engine.events import EndCause, EngineStarted, LegEvent
 from engine.identity import new_id
 from engine.operations import ComponentHealth
 from engine.start.certificates import Certificates
+from engine.start.protection import Protection
 from engine.start.settings import control_settings, kept_secret, native_settings, web_accounts
 from engine.timer import DeadlineTimer
 from engine.tls import TlsError
@@ -66,6 +67,7 @@ class Engine:
     def __init__(self, config: Path, loaded: Loaded, folder: DataFolder) -> None:
         self._config = config
         self._document = loaded.document
+        self._bound = loaded.document.sip.listen
         self._folder = folder
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
@@ -91,6 +93,7 @@ class Engine:
             registrar=self._registrar,
             new_token=lambda: secrets.token_hex(8),
         )
+        self._protection = Protection(self._endpoint, document, self._loop.time)
         draw = secrets.SystemRandom().random
         self._control: CallControl
         self._telephony = NativeTelephony(
@@ -114,7 +117,12 @@ class Engine:
         self._accounts = HashedAccounts(web_accounts(document))
 
     def _verifier(self, realm: str) -> DigestVerifier:
-        return DigestVerifier(realm, kept_secret(self._folder, "sip-nonce"), random_bytes=os.urandom)
+        return DigestVerifier(
+            realm,
+            kept_secret(self._folder, "sip-nonce"),
+            nonce_lifetime_s=float(self._document.sip.digest.nonce_s),
+            random_bytes=os.urandom,
+        )
 
     async def run(self, bound: Mapping[listeners.Listener, socket.socket]) -> int:
         """Serve until SIGTERM, then drain and stop."""
@@ -135,7 +143,13 @@ class Engine:
             self._control,
             self._clock,
             health=(self._health, lambda: (recorder.health(),)),
-            counters=(self._telephony.counters, lambda: self._transport.counters, recorder.counters),
+            counters=(
+                self._telephony.counters,
+                lambda: self._transport.counters,
+                self._protection.figures,
+                recorder.counters,
+            ),
+            lines=self._telephony.trunks.lines,
         )
         desk.describe(self._document.agents)
         self._desk = desk
@@ -145,7 +159,10 @@ class Engine:
             cookie_secure=https is not None,
             allowed_origins=self._document.http.origins,
         )
-        app = create_app(desk, records, self._accounts, self._bus, api, trace=self._trace, sip=self._transport)
+        bans = self._protection.bans
+        app = create_app(
+            desk, records, self._accounts, self._bus, api, trace=self._trace, sip=self._transport, bans=bans
+        )
         background = [
             self._loop.create_task(
                 keep_connected(
@@ -168,6 +185,7 @@ class Engine:
             tls_server=None if self._certificates.sip is None else self._certificates.sip.context,
             tls_client=self._certificates.client,
         )
+        self._protection.watch(kinds[listeners.Kind.UDP])
         web = self._document.http.listen
         self._transport.serve_web(web.host, web.port, secure=https is not None)
         context = None if https is None else https.context
@@ -182,6 +200,7 @@ class Engine:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        self._protection.close()
         await self._transport.close()
         self._keep_registrations()
         await recorder.close()
@@ -287,8 +306,10 @@ class Engine:
         try:
             settings = control_settings(new)
             line_key = kept_secret(self._folder, "sip-lines")
-            self._telephony.reconfigure(native_settings(new, self._folder.recordings, line_key))
+            self._protection.configure(new)
+            self._telephony.reconfigure(native_settings(new, self._folder.recordings, line_key, self._bound))
         except (RoutingError, ValueError) as exc:
+            self._protection.configure(old)
             log.error("config.refused", extra={"problems": str(exc)})
             return
         self._control.replace_settings(settings)
@@ -297,7 +318,7 @@ class Engine:
         self._document = new
         self._certificates.replace(new)
         needs_restart = [key for key in _FIXED if getattr(old, key) != getattr(new, key)]
-        if old.sip.listen != new.sip.listen:
+        if [str(item) for item in self._bound] != [str(item) for item in new.sip.listen]:
             needs_restart.append("sip.listen")
         if _served(old) != _served(new):
             needs_restart.append("http")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from adapters.native.settings import AgentSettings as PhoneSettings
 from adapters.native.settings import NativeSettings
 from config.numbers import DialPlan
-from config.schema import Agent, Document, Password, Role
+from config.schema import Agent, Document, Listener, Password, Role
 from config.secrets import ALGORITHMS, sip_ha1
 from engine.api import Account, Identity
 from engine.control import ControlSettings, QueueCare
 from engine.data_folder import DataFolder
 from engine.events import AgentId
+from engine.start.protection import listener_algorithms
 from engine.start.trunks import native_trunk, outbound_rules
 from routing.model import AgentSettings, NoAnswer, QueueSettings, RoutingSettings, Strategy
 
@@ -68,10 +70,16 @@ def web_accounts(document: Document) -> list[Account]:
     ]
 
 
-def native_settings(document: Document, recordings: Path, line_key: bytes) -> NativeSettings:
+def native_settings(
+    document: Document, recordings: Path, line_key: bytes, bound: Sequence[Listener] | None = None
+) -> NativeSettings:
     """What SIP and the media workers take from a document.
 
-    `line_key`: the secret that the contacts are made of which we register with carriers.
+    Args:
+        document: the configuration.
+        recordings: folder.
+        line_key: the secret that the contacts are made of which we register with carriers.
+        bound: the listeners that are served, if not those of the document.
     """
 
     def hashes(agent: Agent) -> dict[str, str]:
@@ -84,6 +92,8 @@ def native_settings(document: Document, recordings: Path, line_key: bytes) -> Na
         agents=tuple(PhoneSettings(agent.id, hashes(agent), agent.contact) for agent in document.agents),
         prompts={name: str(path) for name, path in document.prompts.items()},
         recordings=str(recordings),
+        algorithms=tuple(map(str, document.sip.digest.algorithms)),
+        listener_algorithms=listener_algorithms(document.sip.listen if bound is None else bound, document),
     )
 
 
