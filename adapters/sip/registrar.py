@@ -326,7 +326,8 @@ def _path(request: Request) -> tuple[str, ...]:
     if len(values) > _MAX_PATH:
         raise PeerError("overlong Path", message=request)
     for value in values:
-        if not isinstance(NameAddr.parse(value).uri, SipUri):
+        uri = NameAddr.parse(value).uri
+        if not isinstance(uri, SipUri) or uri.scheme == "tel":
             raise PeerError("Path is not a SIP URI", message=request)
     return tuple(values)
 

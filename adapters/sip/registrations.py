@@ -44,6 +44,7 @@ def encode(bindings: Iterable[Binding], now: float, utc: float) -> bytes:
             "expires": binding.expires_at - now + utc,
             "call_id": binding.sip_call_id,
             "cseq": binding.cseq,
+            **_extras(binding),
         }
         for binding in bindings
         if not binding.flow.reliable
@@ -80,11 +81,40 @@ def _binding(row: dict[str, object], to_monotonic: float) -> Binding:
             "cseq": int(cseq),
         }:
             uri = NameAddr.parse(f"<{text}>").uri
-            if not isinstance(uri, SipUri) or uri.scheme != "sip":
+            if not isinstance(uri, SipUri) or uri.scheme == "tel":
                 raise ValueError("not a SIP URI")
-            return Binding(user, uri, Flow("udp", local, host, port), expires + to_monotonic, call_id, cseq)
+            binding = Binding(user, uri, Flow("udp", local, host, port), expires + to_monotonic, call_id, cseq)
+            _add_extras(binding, row)
+            return binding
         case _:
             raise ValueError("malformed registration")
+
+
+def _extras(binding: Binding) -> dict[str, object]:
+    """What most phones leave out; older versions wrote none of it."""
+    found: dict[str, object] = {}
+    if binding.q != 1.0:
+        found["q"] = binding.q
+    if binding.instance is not None:
+        found["instance"] = binding.instance
+    if binding.reg_id is not None:
+        found["reg_id"] = binding.reg_id
+    if binding.path:
+        found["path"] = list(binding.path)
+    return found
+
+
+def _add_extras(binding: Binding, row: dict[str, object]) -> None:
+    q, instance, reg_id, path = row.get("q", 1.0), row.get("instance"), row.get("reg_id"), row.get("path", [])
+    if not isinstance(q, int | float) or not 0 <= q <= 1 or not isinstance(instance, str | None):
+        raise ValueError("malformed registration")
+    if not isinstance(reg_id, int | None) or not isinstance(path, list):
+        raise ValueError("malformed registration")
+    binding.q, binding.instance, binding.reg_id = float(q), instance, reg_id
+    for value in path:
+        if not isinstance(value, str) or not isinstance(NameAddr.parse(value).uri, SipUri):
+            raise ValueError("malformed registration")
+    binding.path = tuple(path)
 
 
 def write(path: Path, data: bytes) -> None:

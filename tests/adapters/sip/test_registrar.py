@@ -180,3 +180,130 @@ def test_reachability_always_agrees_with_the_bindings(steps: list[tuple[str, lis
             assert all(binding.expires_at > now for binding in bindings)
         assert len(registrar) <= 4
         assert len(registrar) == sum(len(registrar.bindings(name)) for name in ("a1", "a2"))
+
+
+# --- RFC 5626, RFC 3327, q ------------------------------------------------------------------------
+
+INSTANCE = '+sip.instance="<urn:uuid:1>"'
+STREAM = Flow("tcp", 1, "198.51.100.7", 40000, 7)
+
+
+def outbound(*contacts: str, cseq: int = 1, call_id: str = "r1", expires: int | None = None) -> Request:
+    request = register(*contacts, cseq=cseq, call_id=call_id, expires=expires)
+    request.set("supported", "path, outbound")
+    return request
+
+
+def test_order_is_by_q_and_then_the_latest() -> None:
+    registrar = Registrar()
+    registrar.register(
+        register("<sip:a1@10.0.0.1>;q=0.5", "<sip:a1@10.0.0.2>", "<sip:a1@10.0.0.3>;q=0.9", "<sip:a1@10.0.0.4>;q=7"),
+        "a1",
+        FLOW,
+        0.0,
+    )
+    assert [b.uri.host for b in registrar.bindings("a1")] == ["10.0.0.4", "10.0.0.2", "10.0.0.3", "10.0.0.1"]
+    assert registrar.contact_values("a1", 0.0)[:2] == [
+        "<sip:a1@10.0.0.1>;expires=3600;q=0.5",
+        "<sip:a1@10.0.0.2>;expires=3600",
+    ]
+
+
+def test_flow_of_a_phone_replaces_the_one_before() -> None:
+    registrar = Registrar()
+    registrar.register(outbound(f"<sip:a1@x.invalid>;reg-id=1;{INSTANCE}"), "a1", STREAM, 0.0)
+    # After a reload of the page: another contact and Call-ID, the same instance and flow.
+    moved = STREAM._replace(port=40001, connection=8)
+    registrar.register(outbound(f"<sip:a1@y.invalid>;reg-id=1;{INSTANCE}", call_id="r2"), "a1", moved, 1.0)
+    (binding,) = registrar.bindings("a1")
+    assert (binding.uri.host, binding.flow, binding.reg_id) == ("y.invalid", moved, 1)
+    assert registrar.contact_values("a1", 1.0) == [
+        '<sip:a1@y.invalid>;expires=3600;+sip.instance="<urn:uuid:1>";reg-id=1'
+    ]
+    assert registrar.on_connection_lost(7) == []  # what is no longer needed
+    assert registrar.on_connection_lost(8) == [DOWN]
+
+
+def test_two_flows_of_one_phone_are_two_bindings_but_one_phone() -> None:
+    registrar = Registrar()
+    for reg_id, connection in ((1, 7), (2, 8)):
+        flow = STREAM._replace(connection=connection)
+        contact = f"<sip:a1@x.invalid:{reg_id}>;reg-id={reg_id};{INSTANCE}"
+        registrar.register(outbound(contact, call_id=f"r{reg_id}"), "a1", flow, 0.0)
+    assert len(registrar) == 2
+    assert [b.reg_id for b in registrar.bindings("a1")] == [2]
+    assert registrar.on_connection_lost(8) == []
+    assert [b.reg_id for b in registrar.bindings("a1")] == [1]
+
+
+def test_reg_id_counts_only_with_instance_and_support() -> None:
+    registrar = Registrar()
+    registrar.register(register(f"<sip:a1@10.0.0.1>;reg-id=1;{INSTANCE}"), "a1", STREAM, 0.0)
+    registrar.register(outbound("<sip:a1@10.0.0.2>;reg-id=1", cseq=2), "a1", STREAM, 0.0)
+    registrar.register(outbound(f"<sip:a1@10.0.0.3>;reg-id=0;{INSTANCE}", cseq=3), "a1", STREAM, 0.0)
+    registrar.register(outbound(f"<sip:a1@10.0.0.4>;reg-id=x;{INSTANCE}", cseq=4), "a1", STREAM, 0.0)
+    assert [b.reg_id for b in registrar.bindings("a1")] == [None] * 4
+
+
+def test_one_flow_registers_one_contact() -> None:
+    request = outbound(f"<sip:a1@10.0.0.1>;reg-id=1;{INSTANCE}", "<sip:a1@10.0.0.2>")
+    with pytest.raises(PeerError) as caught:
+        Registrar().register(request, "a1", STREAM, 0.0)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "fits"),
+    [
+        (None, False),
+        ("<sip:edge.test;lr>", False),
+        ("<sip:edge.test;lr;ob>", True),
+        ("<sip:p1.test;lr>, <sip:edge.test;lr;ob>", True),
+    ],
+)
+def test_first_hop_must_keep_flows(path: str | None, *, fits: bool) -> None:
+    request = outbound(f"<sip:a1@10.0.0.1>;reg-id=1;{INSTANCE}")
+    request.add("via", "SIP/2.0/TCP 10.0.0.1;branch=z9hG4bKphone")
+    if path is not None:
+        request.set("path", path)
+    registrar = Registrar()
+    if fits:
+        registrar.register(request, "a1", FLOW, 0.0)
+        (binding,) = registrar.bindings("a1")
+        assert ", ".join(binding.path) == path
+        assert not binding.needs_connection
+        return
+    with pytest.raises(PeerError) as caught:
+        registrar.register(request, "a1", FLOW, 0.0)
+    assert caught.value.status == 439
+
+
+@pytest.mark.parametrize("path", ["<tel:+49123>", "nonsense", ", ".join(["<sip:p;lr>"] * 9)])
+def test_path_must_be_usable(path: str) -> None:
+    request = register("<sip:a1@10.0.0.1>")
+    request.set("path", path)
+    with pytest.raises(PeerError) as caught:
+        Registrar().register(request, "a1", FLOW, 0.0)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("contact", "flow", "gone"),
+    [
+        ("<sip:a1@198.51.100.7:5062;transport=tcp>", STREAM, False),  # it listens there
+        ("<sip:a1@phone.example;transport=tcp>", STREAM, False),
+        ("<sips:a1@198.51.100.7:5063>", STREAM._replace(transport="tls"), False),
+        ("<sip:a1@10.0.0.5:5062;transport=tcp>", STREAM, True),  # behind a NAT
+        ("<sip:a1@x.invalid;transport=tcp>", STREAM, True),
+        ("<sip:a1@x.invalid;transport=ws>", STREAM._replace(transport="wss"), True),
+        ("<sip:a1@198.51.100.7;transport=ws>", STREAM._replace(transport="ws"), True),
+        (f"<sip:a1@198.51.100.7:5062;transport=tcp>;reg-id=1;{INSTANCE}", STREAM, True),
+    ],
+)
+def test_binding_ends_with_the_connection_that_it_needs(contact: str, flow: Flow, *, gone: bool) -> None:
+    registrar = Registrar()
+    registrar.register(outbound(contact), "a1", flow, 0.0)
+    assert registrar.on_connection_lost(6) == []
+    assert registrar.on_connection_lost(7) == ([DOWN] if gone else [])
+    assert len(registrar) == (0 if gone else 1)
+    assert registrar.on_connection_lost(7) == []

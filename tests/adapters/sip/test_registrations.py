@@ -32,6 +32,18 @@ def test_a_later_process_has_them_on_its_own_clock() -> None:
     assert found.expires_at == pytest.approx(5.0 + 40.0, abs=0.001)
 
 
+def test_flows_paths_and_preferences_survive() -> None:
+    kept = binding()
+    kept.q, kept.instance, kept.reg_id, kept.path = 0.5, "<urn:uuid:1>", 2, ("<sip:edge.test;lr;ob>",)
+    (found,) = registrations.decode(registrations.encode([kept], now=100.0, utc=UTC), now=100.0, utc=UTC)
+    assert (found.q, found.instance, found.reg_id, found.path) == (kept.q, kept.instance, kept.reg_id, kept.path)
+
+
+def test_files_of_before_are_read() -> None:
+    row = json.loads(registrations.encode([binding()], now=100.0, utc=UTC))["bindings"][0]
+    assert row.keys() == {"user", "uri", "local", "host", "port", "expires", "call_id", "cseq"}
+
+
 def test_what_has_run_out_or_came_by_tcp_is_left_out() -> None:
     data = registrations.encode([binding(), binding("a0002", transport="tcp")], now=100.0, utc=UTC)
     assert [item.user for item in registrations.decode(data, now=0.0, utc=UTC + 59)] == ["a0001"]
@@ -47,7 +59,21 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("user", 1), ("uri", "tel:1"), ("uri", "sip:"), ("port", "x"), ("cseq", None)]
+    ("key", "value"),
+    [
+        ("user", 1),
+        ("uri", "tel:1"),
+        ("uri", "sip:"),
+        ("port", "x"),
+        ("cseq", None),
+        ("q", 2),
+        ("q", "1"),
+        ("instance", 1),
+        ("reg_id", "1"),
+        ("path", "x"),
+        ("path", [1]),
+        ("path", ["<tel:>"]),
+    ],
 )
 def test_a_damaged_row_is_refused(key: str, value: object) -> None:
     document = json.loads(registrations.encode([binding()], 0.0, UTC))
