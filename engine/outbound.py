@@ -127,21 +127,25 @@ class OutboundCalls:
         Args:
             call: whose caller is to talk with the number.
             number: as dialled.
-            authority: on whose word: the caller, or who transferred the call.
+            authority: on whose word: the caller, or who transfers the call.
             record: record the conversation; the route may say so, too.
+
+        Where a transfer of the call is in progress, its partner who stays talks with the number
+        once it has answered; until then nothing changes.
         """
         if not self.may_dial_out(authority):
             log.warning("outbound.forbidden", extra={"call_id": call.call_id, "trunk": authority.trunk})
-            self._control.end(call, EndCause.FORBIDDEN, by="system", detail="this trunk may not dial out")
+            self._refuse(call, EndCause.FORBIDDEN, detail="this trunk may not dial out")
             return
         forms = self._rules.numbering.forms(number, self._country_of(call))
         search = self.book.search(forms, authority.agent_id, self._control.clock.utc())
         call.explanation = search.explanation
         if search.route is None:
-            self._control.end(call, EndCause.NOT_FOUND, by="system", detail="no route")
+            self._refuse(call, EndCause.NOT_FOUND, detail="no route")
             return
         call.record = call.record or record or search.route.record
-        call.state = CallState.RINGING if call.caller_leg.answered else CallState.ARRIVING
+        if call.transfer is None:
+            call.state = CallState.RINGING if call.caller_leg.answered else CallState.ARRIVING
         self._dialling[call.call_id] = _Dialling(search)
         self._try_next(call, self._dialling[call.call_id])
 
@@ -154,6 +158,9 @@ class OutboundCalls:
             return
         caller, withheld = self.presented(call, attempt.trunk)
         leg = Leg(LegId(self._control.new_id()), "callee")
+        staying = call.caller_leg
+        if call.transfer is not None:
+            call.transfer.leg, staying = leg, call.transfer.staying
         self._trunk_of[leg.leg_id] = attempt.trunk
         self._control.adopt(call, leg)
         self._control.publish(
@@ -180,7 +187,7 @@ class OutboundCalls:
                 call_id=call.call_id,
                 agent_id=AgentId(""),
                 caller=caller,
-                peer=call.caller_leg.leg_id,
+                peer=staying.leg_id,
                 ring_timeout_s=route.ring_timeout_s,
                 outside=Outside(
                     trunk=attempt.trunk,
@@ -196,11 +203,20 @@ class OutboundCalls:
         """No trunk is left."""
         failure = dialling.failure
         if failure is not None:
-            self._control.end(call, failure.cause, by="system", status=failure.status, detail=failure.detail)
+            self._refuse(call, failure.cause, status=failure.status, detail=failure.detail)
         else:
             busy = dialling.search.refusals() & {TrunkRefusal.CALLS, TrunkRefusal.RATE, TrunkRefusal.OVERLOADED}
             cause = EndCause.OVERLOADED if busy else EndCause.UNREACHABLE
-            self._control.end(call, cause, by="system", detail="no trunk is free")
+            self._refuse(call, cause, detail="no trunk is free")
+
+    def _refuse(
+        self, call: Call, cause: EndCause, *, by: str = "system", status: int | None = None, detail: str = ""
+    ) -> None:
+        """The number is not reached: the call is over, or the transfer is."""
+        if call.transfer is not None:
+            self._control.transfers.on_unreached(call.transfer, cause)
+        else:
+            self._control.end(call, cause, by=by, status=status, detail=detail)
 
     # --- what legs report ---------------------------------------------------------------
 
@@ -223,6 +239,14 @@ class OutboundCalls:
             self._control.talk(call)
         else:
             self._control.telephony.answer(call.caller_leg.leg_id, peer=leg.leg_id)
+
+    def trunk_of(self, leg_id: LegId) -> str | None:
+        """The trunk that a leg comes from or goes to; None: it is an agent's."""
+        return self._trunk_of.get(leg_id)
+
+    def is_dialling(self, call: Call) -> bool:
+        """Whether a number outside is being called for this call."""
+        return call.call_id in self._dialling
 
     def on_gone(self, leg_id: LegId) -> None:
         """A leg has ended, whatever it was: its trunk has a line free."""
@@ -257,12 +281,12 @@ class OutboundCalls:
             extra={"call_id": call.call_id, "trunk": attempt.trunk, "cause": event.cause, "status": event.status},
         )
         if dialling.rang or not is_trunks_fault(event):
-            self._control.end(call, event.cause, by="callee", status=event.status, detail=event.detail)
+            self._refuse(call, event.cause, by="callee", status=event.status, detail=event.detail)
         else:
             self._try_next(call, dialling)
 
     def on_over(self, call: Call) -> None:
-        """The call has ended; its legs may still be on the way there."""
+        """The call is on its way out no more: it has ended, or its transfer has its outcome."""
         self._dialling.pop(call.call_id, None)
 
     def on_reachability(self, event: ev.TrunkReachability) -> None:

@@ -14,7 +14,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from config.schema import Action, RingAgent, Supervise, ToQueue
+from config.schema import Action, DialOut, RingAgent, Supervise, ToQueue
 from engine import events as ev
 from engine.call import Call, CallState, Leg
 from engine.causes import FAILURES
@@ -104,9 +104,8 @@ class Transfers:
             raise TransferError(EndCause.FORBIDDEN, "the other call is somebody else's")
         self.join(call, leaving, other, leg, transfer_id=event.transfer_id, report=True)
 
-    @staticmethod
-    def _trunk_of(call: Call, leg: Leg) -> str | None:
-        return call.source.trunk if leg is call.caller_leg else None
+    def _trunk_of(self, call: Call, leg: Leg) -> str | None:
+        return self._control.outbound.trunk_of(leg.leg_id) or (call.source.trunk if leg is call.caller_leg else None)
 
     def begin(
         self,
@@ -137,10 +136,7 @@ class Transfers:
         action = control.action_for(target, source)
         if action is None:
             raise TransferError(EndCause.NOT_FOUND, "nobody can be reached there")
-        if isinstance(action, Supervise):
-            raise TransferError(EndCause.FORBIDDEN, "a call cannot be transferred into supervision")
-        if isinstance(action, ToQueue):
-            self._check_queue(action.queue)
+        self._check(action, source)
         transfer = Transfer(
             TransferId(control.new_id()) if transfer_id is None else transfer_id, call, leaving, staying, target, report
         )
@@ -150,6 +146,8 @@ class Transfers:
             call.record = call.record or action.record
             self._ringing[transfer.transfer_id] = transfer
             control.route(DirectRequested(transfer.transfer_id, action.agent))
+        elif isinstance(action, DialOut):
+            control.outbound.begin(call, action.dial, source, record=action.record)
         else:
             self._hand_over(transfer, action)
         return transfer.transfer_id
@@ -306,12 +304,9 @@ class Transfers:
             action = RingAgent(agent=target)
         if action is None:
             raise TransferError(EndCause.NOT_FOUND, "nobody can be reached there")
-        if isinstance(action, Supervise):
-            raise TransferError(EndCause.FORBIDDEN, "a call cannot be transferred into supervision")
+        self._check(action, call.source)
         if call.over or call.agent is not None or call.transfers >= MAX_TRANSFERS:
             raise TransferError(EndCause.BUSY, "the call cannot be transferred in this moment", pending=True)
-        if isinstance(action, ToQueue):
-            self._check_queue(action.queue)
         call.transfers += 1
         transfer_id = TransferId(control.new_id())
         control.publish(ev.TransferStarted, call, transfer_id=transfer_id, by=by, target=target)
@@ -347,6 +342,8 @@ class Transfers:
                 control.telephony.release_call(event.call_id)
             return
         leg = Leg(event.leg_id, "agent", event.source.agent_id)
+        if event.source.trunk is not None:
+            control.outbound.on_incoming(leg.leg_id, event.source.trunk)
         if replaced.answered:
             self._take_place(call, leg, replaced)
         else:
@@ -425,6 +422,7 @@ class Transfers:
 
     def on_ringing(self, transfer: Transfer) -> None:
         """The new party's phone rings."""
+        self._control.outbound.on_ringing(transfer.call)
         self._report(transfer, TransferState.RINGING)
 
     def on_answered(self, transfer: Transfer) -> None:
@@ -456,6 +454,10 @@ class Transfers:
         if transfer is not None:
             self._fail(transfer, cause)
 
+    def on_unreached(self, transfer: Transfer, cause: EndCause) -> None:
+        """The number outside does not answer."""
+        self._fail(transfer, cause)
+
     def on_ended(self, transfer: Transfer, leg: Leg, event: ev.LegEnded) -> bool:
         """A leg of the call has ended; False if its end is that of the call."""
         control = self._control
@@ -465,6 +467,8 @@ class Transfers:
                 control.publish(ev.OfferFailed, call, agent_id=leg.agent_id, cause=event.cause)
                 failure = FAILURES.get(event.cause, Failure.FAILED)
                 control.route(OfferFailed(transfer.transfer_id, leg.agent_id, failure))
+            elif control.outbound.is_dialling(call):
+                control.outbound.on_failed(call, event)
             else:
                 # It wanted a leg's place.
                 if leg.agent_id is not None and (transfer.gone or leg.agent_id != call.agent_of(transfer.leaving)):
@@ -494,7 +498,7 @@ class Transfers:
         assert leg is not None
         self._settle(transfer)
         self._leave(transfer)
-        leg.side = "agent"
+        leg.side = "callee" if leg.agent_id is None else "agent"
         call.agent = leg
         if leg.agent_id is not None:
             control.route(ConversationMoved(transfer.transfer_id, leg.agent_id, call.call_id))
@@ -552,6 +556,7 @@ class Transfers:
         """It is no longer in progress, whatever its outcome."""
         transfer.call.transfer = None
         self._ringing.pop(transfer.transfer_id, None)
+        self._control.outbound.on_over(transfer.call)
 
     def _leave(self, transfer: Transfer) -> None:
         """Who leaves gives up the place; the partner stays as the call's caller."""
@@ -567,7 +572,7 @@ class Transfers:
             call.caller = _shown(call, staying)
             call.caller_leg = staying
             staying.side = "caller"
-            call.source = Source(call.source.trunk if agent_id is None else None, agent_id)
+            call.source = Source(self._trunk_of(call, staying) if agent_id is None else None, agent_id)
             if agent_id is not None:  # the call may be offered to agents under its own name again
                 control.route(ConversationMoved(call.call_id, agent_id, call.call_id))
 
@@ -633,12 +638,22 @@ class Transfers:
         agent_id = call.agent_of(leg)
         return Source(agent_id=agent_id) if agent_id is not None else Source(trunk=self._trunk_of(call, leg))
 
-    def _check_queue(self, queue: str) -> None:
-        status = self._control.router.queue(QueueId(queue))
-        if status is None:
-            raise TransferError(EndCause.NOT_FOUND, "there is no such queue")
-        if not status.members:
-            raise TransferError(EndCause.UNREACHABLE, "nobody serves this queue")
+    def _check(self, action: Action, source: Source) -> None:
+        """Whether a call may be sent there on the word of `source`.
+
+        Raises:
+            TransferError: it may not.
+        """
+        if isinstance(action, Supervise):
+            raise TransferError(EndCause.FORBIDDEN, "a call cannot be transferred into supervision")
+        if isinstance(action, DialOut) and not self._control.outbound.may_dial_out(source):
+            raise TransferError(EndCause.FORBIDDEN, "this trunk may not dial out")
+        if isinstance(action, ToQueue):
+            status = self._control.router.queue(QueueId(action.queue))
+            if status is None:
+                raise TransferError(EndCause.NOT_FOUND, "there is no such queue")
+            if not status.members:
+                raise TransferError(EndCause.UNREACHABLE, "nobody serves this queue")
 
 
 def _shown(call: Call, leg: Leg) -> Party:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from itertools import count
 
 import pytest
@@ -7,10 +8,12 @@ import pytest
 from engine import events as ev
 from engine.call import CallState
 from engine.events import AgentId, CallId, EndCause, LegId, TransferId, TransferState
+from engine.outbound import OutboundRules, TrunkRules
 from engine.transfers import MAX_TRANSFERS, TransferError
 from routing.model import AgentState
+from routing.outbound import OutboundSettings, Route, TrunkChoice, TrunkSettings
 from tests.engine.fakes import FakeLeg
-from tests.engine.world import World
+from tests.engine.world import World, settings
 
 _ids = count(1)
 
@@ -291,6 +294,103 @@ def test_agent_rung_by_a_transfer_is_taken_by_an_own_call() -> None:
     assert w.phones.legs[ringing].ended
     assert w.phones.reports[transfer_id][-1] == (TransferState.FAILED, EndCause.BUSY)
     assert w.phones.bridges == {frozenset((caller, first))}
+
+
+# --- to the outside ----------------------------------------------------------------------
+
+
+def outbound_world() -> World:
+    w = World()
+    carriers = (TrunkSettings("one"), TrunkSettings("two"))
+    route = Route("world", frozenset({"0800"}), (TrunkChoice("one", 1), TrunkChoice("two", 2)))
+    rules = OutboundRules(OutboundSettings(carriers, (route,)), {"carrier": TrunkRules(), "boss": TrunkRules()})
+    w.control.replace_settings(dataclasses.replace(settings(), outbound=rules))
+    return w
+
+
+def ringing_outside(w: World, trunk: str) -> LegId:
+    (found,) = (
+        leg_id
+        for leg_id, leg in w.phones.legs.items()
+        if leg.request is not None and leg.request.outside is not None
+        if leg.request.outside.trunk == trunk and not leg.answered and not leg.ended
+    )
+    return found
+
+
+def test_agent_transfers_the_caller_to_a_number_outside() -> None:
+    w = outbound_world()
+    call_id, caller, first = talking(w)
+    transfer_id = refer(w, first, "0800")
+    w.phones.end(ringing_outside(w, "one"), EndCause.FAILED, 500)
+    outside = ringing_outside(w, "two")
+    request = w.phones.legs[outside].request
+    assert request is not None
+    assert (request.peer, request.caller.number) == (caller, "0700111222")
+    assert w.phones.bridges == {frozenset((caller, first))}
+    w.control.on_leg_event(ev.LegRinging(outside))
+    w.phones.pick_up(outside)
+    assert states(w, transfer_id) == [TransferState.TRYING, TransferState.RINGING, TransferState.DONE]
+    assert w.phones.bridges == {frozenset((caller, outside))}
+    assert w.phones.legs[first].ended
+    assert w.state("a0001")[0] is AgentState.READY
+    w.phones.end(outside)
+    ended = w.last(ev.CallEnded)
+    assert isinstance(ended, ev.CallEnded)
+    assert (ended.call_id, ended.by) == (call_id, "callee")
+    w.assert_nothing_left()
+
+
+def test_conversation_goes_on_when_nobody_outside_answers() -> None:
+    for gone in (False, True):
+        w = outbound_world()
+        _, caller, first = talking(w)
+        transfer_id = refer(w, first, "0800")
+        if gone:
+            w.phones.end(first)
+        w.phones.end(ringing_outside(w, "one"), EndCause.BUSY, 486)
+        assert w.phones.reports[transfer_id][-1] == (TransferState.FAILED, EndCause.BUSY)
+        assert w.phones.legs[caller].ended is gone
+        w.phones.end(caller)
+        w.assert_nothing_left()
+
+
+def test_number_outside_joins_the_agents_other_call() -> None:
+    w = outbound_world()
+    call_id, caller, held = talking(w)
+    _, consulting = w.phones.dial("0800", agent_id="a0001")
+    outside = ringing_outside(w, "one")
+    w.phones.pick_up(outside)
+    refer(w, held, "0800", consulting)
+    assert w.phones.bridges == {frozenset((caller, outside))}
+    assert list(w.control.calls) == [call_id]
+    w.phones.end(outside)
+    w.assert_nothing_left()
+
+
+def test_person_called_outside_is_transferred_to_a_colleague() -> None:
+    w = outbound_world()
+    _, caller = w.phones.dial("0800", agent_id="a0001")
+    outside = ringing_outside(w, "one")
+    w.phones.pick_up(outside)
+    refer(w, caller, "a0003")
+    colleague = w.phones.ringing("a0003")
+    w.phones.pick_up(colleague)
+    assert w.phones.bridges == {frozenset((outside, colleague))}
+    (call,) = w.control.calls.values()
+    assert (call.caller_leg.leg_id, call.source) == (outside, ev.Source(trunk="one"))
+    assert w.state("a0001")[0] is AgentState.READY
+    w.phones.end(colleague)
+    w.assert_nothing_left()
+
+
+def test_trunks_do_not_transfer_to_the_outside() -> None:
+    w = outbound_world()
+    _, caller, _ = talking(w, trunk="boss")
+    assert w.phones.reports[refer(w, caller, "0800")] == [(TransferState.REFUSED, EndCause.NOT_FOUND)]
+    call_id, _ = w.phones.dial("500", trunk="boss")
+    with pytest.raises(TransferError):
+        w.control.transfer(call_id, "0800", by="operator")
 
 
 # --- attended ----------------------------------------------------------------------------
