@@ -167,6 +167,7 @@ class Trunk(Model):
     Attributes:
         match: where its calls come from; with `identify: address` they need no password.
         identify: how its calls are known; None: by address if `match` is given, else by registration if there is one.
+        transfer: its side of a call may transfer us, to numbers that it could dial itself.
         address: where calls to it go; `gateways` where there are several addresses.
         login: what it authenticates with when it calls us (`identify: digest`).
         register_: our registration with it (`register` in the document).
@@ -185,6 +186,7 @@ class Trunk(Model):
     match: tuple[Network, ...] = ()
     identify: Identify | None = None
     supervise: StrictBool = False
+    transfer: StrictBool = False
     address: GatewayAddress | None = None
     gateways: tuple[Gateway, ...] = ()
     login: Credentials | None = None

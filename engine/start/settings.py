@@ -50,6 +50,7 @@ def control_settings(document: Document) -> ControlSettings:
         ),
         queues={queue.id: QueueCare(music=queue.music, record=queue.record) for queue in document.queues},
         supervising_trunks=frozenset(trunk.name for trunk in document.sip.trunks if trunk.supervise),
+        transferring_trunks=frozenset(trunk.name for trunk in document.sip.trunks if trunk.transfer),
         outbound=outbound_rules(document),
     )
 
