@@ -12,11 +12,21 @@ import pytest
 
 from adapters.sip.endpoint import SessionIncoming
 from adapters.sip.errors import PeerError
-from adapters.sip.message import KNOWN_METHODS, MAX_HEADER_LINES, MAX_MESSAGE, Request, Response, parse_message
+from adapters.sip.message import (
+    KNOWN_METHODS,
+    MAX_HEADER_LINES,
+    MAX_MESSAGE,
+    Request,
+    Response,
+    build_response,
+    parse_message,
+)
 from adapters.sip.registrar import Registrar
-from adapters.sip.session import Session, SessionAcked
+from adapters.sip.session import Session
+from adapters.sip.session_events import SessionAcked, SessionAnswered, SessionOffered
 from adapters.sip.stream import StreamFramer
 from adapters.sip.transaction import T2, Flow, Send
+from adapters.sip.uri import SipUri
 from tests.sip_link import SDP, Link, Node, new_token
 
 HERE, PEER = "192.0.2.2", "192.0.2.4"
@@ -352,6 +362,59 @@ def test_rfc_4320_no_provisional_response_and_no_408_to_other_requests() -> None
         assert found
         assert all(reply.status >= 200 and reply.status != 408 for reply in found)
     link.run(T2 * 2)
+
+
+# --- RFC 5621, RFC 6442, RFC 3204: bodies of several parts ------------------------------------------
+
+LOCATION = b'<?xml version="1.0"?><presence xmlns="urn:ietf:params:xml:ns:pidf" entity="pres:x@y"/>'
+MULTIPART = (
+    b"--b\r\nContent-Type: application/pidf+xml\r\nContent-ID: <t@x>\r\n\r\n" + LOCATION + b"\r\n"
+    b"--b\r\nContent-Type: application/ISUP;version=itu-t92+\r\n\r\n\x01\x00\r\n"
+    b"--b\r\nContent-Type: Application/SDP\r\n\r\n" + SDP + b"\r\n--b--\r\n"
+)
+PARTS = ("Geolocation: <cid:t@x>", "Geolocation-Routing: yes")
+
+
+def test_rfc_6442_an_emergency_call_with_its_location_is_a_call() -> None:
+    node, link = make()
+    kind: dict[str, Any] = {"content_type": 'multipart/mixed;boundary="b"', "uri": "urn:service:sos"}
+    assert ask(node, link, request("INVITE", *PARTS, body=MULTIPART, **kind)).status == 416  # no URI to call
+    kind["uri"] = f"sip:112@{HERE}"
+    (trying,) = answers(node, link, request("INVITE", *PARTS, body=MULTIPART, **kind))
+    assert trying.status == 100
+    (event,) = node.take()
+    assert isinstance(event, SessionIncoming)
+    assert event.session.offered == SDP
+
+
+def test_rfc_5621_descriptions_are_found_in_every_message_of_a_call() -> None:
+    node, link = make()
+    kind: dict[str, Any] = {"content_type": "Multipart/Mixed; boundary=b"}
+    session = call(node, link)
+    link.raw(node, within(session, "INVITE", "2 INVITE", body=MULTIPART, **kind), PEER)
+    (offered,) = node.take()
+    assert isinstance(offered, SessionOffered)
+    assert offered.body == SDP
+    node.carry_out(node.endpoint.accept_offer(session, SDP, link.now))
+    link.raw(node, within(session, "ACK", "2 ACK"), PEER)
+    link.raw(node, within(session, "INVITE", "3 INVITE"), PEER)
+    node.carry_out(node.endpoint.accept_offer(session, SDP, link.now))
+    node.take()
+    link.raw(node, within(session, "ACK", "3 ACK", body=MULTIPART, **kind), PEER)
+    (acked,) = node.take()
+    assert isinstance(acked, SessionAcked)
+    assert acked.body == SDP
+    _, effects = node.endpoint.invite(SipUri("sip", "600", host=PEER), SDP, from_="<sip:5@x>", now=link.now)
+    (invite,) = [parse_message(effect.data) for effect in effects if isinstance(effect, Send)]
+    assert isinstance(invite, Request)
+    ok = build_response(invite, 200, to_tag="t")
+    ok.set("contact", f"<sip:600@{PEER}>")
+    ok.set("content-type", kind["content_type"])
+    ok.body = MULTIPART
+    link.raw(node, ok.serialise(), PEER)
+    (answered,) = node.take()
+    assert isinstance(answered, SessionAnswered)
+    assert answered.body == SDP
 
 
 # --- RFC 5393: loops and forks -------------------------------------------------------------------
