@@ -191,10 +191,8 @@ def _trunk_view(trunk: TrunkSettings, line: TrunkLine | None, calls: int) -> Tru
     registers = line is not None and line.registers
     until = None if line is None else line.registered_until
     up = sum(gateway.reachable for gateway in gateways)
-    if (registers and until is None) or (gateways and not up):
-        state = "down"
-    else:
-        state = "up" if up == len(gateways) else "partly"
+    down = (registers and until is None) or (gateways and not up)
+    state = "down" if down else "up" if up == len(gateways) else "partly"
     errors = [gateway.error for gateway in gateways if not gateway.reachable]
     return TrunkView(
         name=trunk.name,

@@ -31,6 +31,9 @@ log = logging.getLogger("murima.call")
 LONGEST_SILENCE_S = 600.0
 """For at most so long a carrier's Retry-After is honoured."""
 
+AGENT_RINGS_S = 30.0
+"""How long an agent's phone rings who is to be called before the number."""
+
 # What the person called has to do with; everything else that happens before it rings is the trunk's fault.
 _OUTCOMES = frozenset({404, 410, 480, 484, 485, 486, 487})
 _ANONYMOUS = frozenset({"", "anonymous", "unavailable", "restricted", "unknown"})
@@ -196,6 +199,7 @@ class OutboundCalls:
                     withheld=withheld,
                     diverted_from="" if call.source.trunk is None else call.dialled,
                 ),
+                forwarded=call.forwarded,
             ),
         )
 
@@ -217,6 +221,41 @@ class OutboundCalls:
             self._control.transfers.on_unreached(call.transfer, cause)
         else:
             self._control.end(call, cause, by=by, status=status, detail=detail)
+
+    def place(self, agent_id: AgentId, number: str) -> Call | None:
+        """Ring an agent, then call what they would dial; None: nobody can be reached there."""
+        control = self._control
+        source = Source(agent_id=agent_id)
+        action = control.action_for(number, source)
+        if action is None:
+            return None
+        leg = Leg(LegId(control.new_id()), "caller")
+        call = Call(
+            call_id=ev.CallId(control.new_id()),
+            caller=Party(agent_id),
+            dialled=number,
+            source=source,
+            caller_leg=leg,
+            started=control.clock.monotonic(),
+            started_at=control.clock.utc(),
+            action=action,
+        )
+        control.calls[call.call_id] = call
+        control.adopt(call, leg)
+        control.publish(ev.CallStarted, call, caller=call.caller, dialled=number, trunk=None, from_agent=agent_id)
+        log.info("call.placed", extra={"call_id": call.call_id, "agent_id": agent_id, "dialled": number})
+        control.occupy(agent_id, call.call_id)
+        control.telephony.originate(
+            leg.leg_id,
+            Originate(
+                call_id=call.call_id,
+                agent_id=agent_id,
+                caller=Party(number),
+                peer=None,
+                ring_timeout_s=AGENT_RINGS_S,
+            ),
+        )
+        return call
 
     # --- what legs report ---------------------------------------------------------------
 
@@ -313,7 +352,7 @@ class OutboundCalls:
         else:
             party, withheld = Party("anonymous"), True
         number = numbering.written(party.number, rules.number_format, rules.country)
-        return Party(number, party.name), withheld or rules.withhold
+        return Party(number, party.name), withheld or rules.withhold or call.forwarded.withheld
 
     def _country_of(self, call: Call) -> str | None:
         return None if call.source.trunk is None else self._rules_of(call.source.trunk).country

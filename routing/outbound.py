@@ -229,6 +229,11 @@ class Outbound:
         self._lines = {name: line for name, line in self._lines.items() if line.calls or name in self._settings}
 
     @property
+    def trunks(self) -> tuple[TrunkSettings, ...]:
+        """Those of the configuration."""
+        return tuple(self._settings.values())
+
+    @property
     def routes(self) -> tuple[Route, ...]:
         """In the order in which they are asked."""
         return self._routes

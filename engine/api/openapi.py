@@ -25,6 +25,7 @@ _SECURITY: Mapping[Auth, list[dict[str, list[str]]]] = {
 _TAGS = {
     "auth": "Logging in. The access token goes into the Authorization header; keep it in memory.",
     "calls": "Live calls. Agents see and hang up their own.",
+    "trunks": "Ways to the outside now: registrations, health, calls and limits.",
     "queues": "Queues now. Agents see those that they serve.",
     "agents": "Agents now. Agents see and change themselves.",
     "interactions": "What has finished.",

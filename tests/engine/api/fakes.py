@@ -22,11 +22,13 @@ from engine.operations import (
     CallView,
     ComponentHealth,
     ConflictError,
+    GatewayLine,
     NotFoundError,
     Page,
     QueueView,
     RecordsUnavailableError,
     TransferRequest,
+    TrunkView,
 )
 
 START = datetime(2026, 1, 31, 9, 0, tzinfo=UTC)
@@ -108,6 +110,11 @@ class FakeOperations:
             'sip_rejected_total{status="404"}': 1.0,
             "broken name": 1.0,
         }
+        self.trunk_views = [
+            TrunkView("carrier", "up", 3, 30, None, True, START, [GatewayLine("sip:192.0.2.10", True)], ""),
+            TrunkView("backup", "down", 0, None, 2.0, False, None, [GatewayLine("sip:192.0.2.11", False, "no")], "no"),
+        ]
+        self.placed: list[tuple[AgentId, str]] = []
         self.hung_up: list[str] = []
         self.held: dict[CallId, str] = {}
         self.transferred: list[tuple[CallId, TransferRequest]] = []

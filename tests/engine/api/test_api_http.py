@@ -49,6 +49,8 @@ PATHS = {
     ("POST", "/api/v1/calls/c333/resume"): (204, 204, 404, 403),
     ("POST", "/api/v1/calls/c1/transfer"): (202, 202, 202, 403),
     ("POST", "/api/v1/calls/c333/transfer"): (202, 202, 404, 403),
+    ("POST", "/api/v1/calls"): (201, 201, 201, 403),
+    ("GET", "/api/v1/trunks"): (200, 200, 200, 200),
     ("GET", "/api/v1/queues"): (200, 200, 200, 200),
     ("GET", "/api/v1/queues/support"): (200, 200, 200, 200),
     ("GET", "/api/v1/queues/sales"): (200, 200, 404, 200),
@@ -75,6 +77,8 @@ async def test_each_role_on_each_route(rig: Rig, place: int, username: str) -> N
         body = {"state": "break", "reason": "lunch"} if method == "PUT" else None
         if path.endswith("/transfer"):
             body = {"target": "500"}
+        elif (method, path) == ("POST", "/api/v1/calls"):
+            body = {"from": "a0001", "to": "500"}
         answer = await rig.ask(method, path, token=token, json=body)
         assert answer.status == expected[place], (method, path, answer.body)
 
