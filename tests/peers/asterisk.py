@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.audio import Samples, load_wav
+from tests.certificates import Files
 from tests.peers.process import Event, Events, PeerError, PeerProcess
 from tests.ports import free_port
 
@@ -113,7 +114,7 @@ from_domain = {domain}
 _TLS = """\
 cert_file = {certificate}
 priv_key_file = {key}
-ca_list_file = {authority}
+ca_list_file = {ca}
 verify_server = yes
 method = tlsv1_2
 """
@@ -192,7 +193,8 @@ class Asterisk:
         customer: user and password that the other end must register here with, and call with; not with `account`.
         codecs: in order of preference, by Asterisk's names.
         transport: "udp", "tcp" or "tls".
-        certificate, key, authority: PEM files for TLS.
+        certificate: what it shows over TLS, as a server and as a client.
+        ca: PEM file of the roots that the other end is verified by.
         options: settings of the trunk's endpoint in addition, e.g. {"100rel": "required"}.
         rtp_ports: four for each bridged call.
         quiet: log problems only; a log of every step costs as much as the calls.
@@ -212,9 +214,8 @@ class Asterisk:
         customer: tuple[str, str] | None = None,
         codecs: tuple[str, ...] = ("ulaw", "alaw"),
         transport: str = "udp",
-        certificate: Path | None = None,
-        key: Path | None = None,
-        authority: Path | None = None,
+        certificate: Files | None = None,
+        ca: Path | None = None,
         options: Mapping[str, str] | None = None,
         rtp_ports: int = 100,
         quiet: bool = False,
@@ -250,9 +251,9 @@ class Asterisk:
             "parameter": "" if transport == "udp" else f"\\;transport={transport}",
             "aor": "murima" if customer is None else customer[0],
             "play": "NoOp()" if play is None else f"Playback({play.with_suffix('')},noanswer)",
-            "certificate": str(certificate),
-            "key": str(key),
-            "authority": str(authority),
+            "certificate": "" if certificate is None else str(certificate.certificate),
+            "key": "" if certificate is None else str(certificate.key),
+            "ca": str(ca or ""),
         }
         values["tls"] = _TLS.format(**values) if transport == "tls" else ""
         extra = "".join(f"{name} = {value}\n" for name, value in (options or {}).items())

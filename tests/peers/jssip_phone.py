@@ -28,7 +28,7 @@ class JsSip:
         user: the account's user part.
         domain: the account's domain.
         password: for digest authentication.
-        authority: certificates that may have signed the server's, besides those that Node knows.
+        ca: PEM file of roots that the server is verified by, besides those that Node knows.
         expires_s: how long a registration lasts.
     """
 
@@ -40,13 +40,13 @@ class JsSip:
         *,
         domain: str = "pbx.local",
         password: str | None = None,
-        authority: Path | None = None,
+        ca: Path | None = None,
         expires_s: int = 120,
     ) -> None:
         self.folder = folder
         self.events = Events(f"jssip {user}")
         self._settings = {"url": url, "uri": f"sip:{user}@{domain}", "password": password, "expires": expires_s}
-        self._authority = authority
+        self._ca = ca
         self._process = PeerProcess(f"jssip {user}", folder / "jssip.log")
         self._input: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -71,8 +71,8 @@ class JsSip:
     async def _start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "NODE_PATH": str(_MODULES), "DEBUG": "JsSIP:*"}
-        if self._authority is not None:
-            environment["NODE_EXTRA_CA_CERTS"] = str(self._authority)
+        if self._ca is not None:
+            environment["NODE_EXTRA_CA_CERTS"] = str(self._ca)
         command: list[str | Path] = ["node", _PROGRAM, json.dumps(self._settings)]
         process = await self._process.start(command, folder=self.folder, environment=environment, pipes=True)
         assert process.stdin is not None

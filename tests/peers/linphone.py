@@ -32,8 +32,8 @@ guess_hostname=0
 use_ipv6=0
 keepalive_period=0
 verify_server_certs={verify}
-verify_server_cn={verify}
-root_ca={authority}
+verify_server_cn=0
+root_ca={ca}
 [rtp]
 bind_address={address}
 audio_rtp_port={rtp_port}
@@ -110,7 +110,8 @@ class Linphone:
         answer: "auto" answers at once, "manual" waits for `accept`.
         codecs: those offered, of PCMU, PCMA, G722, opus and speex.
         transport: "udp", "tcp" or "tls".
-        authority: certificates that may sign the proxy's; without it, none is checked.
+        ca: PEM file of the roots that servers are verified by, but not their names, because linphone knows no
+            addresses in certificates; without it, none is verified.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Linphone:
         answer: str = "auto",
         codecs: tuple[str, ...] = ("PCMU", "PCMA"),
         transport: str = "udp",
-        authority: Path | None = None,
+        ca: Path | None = None,
     ) -> None:
         self.folder = folder
         self.user = user
@@ -147,8 +148,8 @@ class Linphone:
             "user": user,
             "rtp_port": str(free_port(address, span=2, align=2)),
             "default_proxy": "0" if proxy is not None else "-1",
-            "verify": str(int(authority is not None)),
-            "authority": str(authority or ""),
+            "verify": str(int(ca is not None)),
+            "ca": str(ca or ""),
         }
         text = _CONFIG.format(**settings)
         if proxy is not None:
