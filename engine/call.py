@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from config.schema import Action
-from engine.events import AgentId, CallId, LegId, Party, QueueId, Source
+from engine.events import NOTHING_FORWARDED, AgentId, CallId, Forwarded, LegId, Party, QueueId, Source
 
 if TYPE_CHECKING:
     from engine.transfers import Transfer
@@ -74,6 +74,7 @@ class Call:
     talk_started_at: datetime | None = None
     explanation: Mapping[str, object] | None = None
     legs: dict[LegId, Leg] = field(default_factory=dict)  # every leg that has not ended
+    forwarded: Forwarded = NOTHING_FORWARDED
     held_by: str = ""  # on whose word it is on hold: agent or operator; phones hold by themselves, see `Leg.held`
     over: bool = False  # CallEnded was published
     transfer: Transfer | None = None  # the one in progress

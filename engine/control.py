@@ -237,6 +237,7 @@ class CallControl:
             caller=event.caller,
             dialled=event.dialled,
             source=event.source,
+            forwarded=event.forwarded,
             caller_leg=leg,
             started=self.clock.monotonic(),
             started_at=self.clock.utc(),
@@ -534,6 +535,7 @@ class CallControl:
                 caller=call.caller,
                 peer=call.caller_leg.leg_id,
                 ring_timeout_s=offer.ring_timeout_s,
+                forwarded=call.forwarded,
             ),
         )
 

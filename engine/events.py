@@ -74,6 +74,24 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What a caller's signalling says that whoever is called for it is told, too.
+
+    Attributes:
+        diverted_from: the number that was called first, if the call was diverted on its way to us.
+        user_to_user: data of the caller's application (RFC 7433), as it came.
+        withheld: the called side must not see the caller's number.
+    """
+
+    diverted_from: str = ""
+    user_to_user: str = ""
+    withheld: bool = False
+
+
+NOTHING_FORWARDED = Forwarded()
+
+
+@dataclass(frozen=True, slots=True)
 class MediaStatistics:
     """One leg's audio at its end. Times in milliseconds, jitter per RFC 3550 6.4.1."""
 
@@ -102,6 +120,7 @@ class LegIncoming:
     source: Source
     peer_reference: str = ""  # the peer's own name of the call (the Call-ID header), for logs
     replaces: LegId | None = None  # it wants the place of this leg; `call_id` is then that leg's call
+    forwarded: Forwarded = NOTHING_FORWARDED
 
 
 @dataclass(frozen=True, slots=True)

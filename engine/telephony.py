@@ -12,7 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.events import AgentId, CallId, EndCause, LegEvent, LegId, Party, PlayId, TransferId, TransferState
+from engine.events import (
+    NOTHING_FORWARDED,
+    AgentId,
+    CallId,
+    EndCause,
+    Forwarded,
+    LegEvent,
+    LegId,
+    Party,
+    PlayId,
+    TransferId,
+    TransferState,
+)
 
 EventSink = Callable[[LegEvent], None]
 
@@ -54,6 +66,7 @@ class Originate:
             that audio can be relayed untouched.
         ring_timeout_s: give up (cause NO_ANSWER) after this many seconds.
         outside: set for a call through a trunk.
+        forwarded: what the caller's signalling says that the called side is told.
     """
 
     call_id: CallId
@@ -62,6 +75,7 @@ class Originate:
     peer: LegId | None
     ring_timeout_s: float
     outside: Outside | None = None
+    forwarded: Forwarded = NOTHING_FORWARDED
 
 
 class Telephony(Protocol):

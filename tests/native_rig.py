@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from ipaddress import ip_network
 from itertools import count
 from pathlib import Path
@@ -122,7 +122,13 @@ class Phone:
         return make_answer(description, self.host, 40000, self.codecs, session_id=1, version=1)[0].serialise()
 
     def call(
-        self, target: str, *, user: str = "4930123", body: bytes | None = None, login: Login | None = None
+        self,
+        target: str,
+        *,
+        user: str = "4930123",
+        body: bytes | None = None,
+        login: Login | None = None,
+        headers: Sequence[tuple[str, str]] = (),
     ) -> Session:
         session, effects = self.endpoint.invite(
             SipUri.parse(target),
@@ -130,6 +136,7 @@ class Phone:
             from_=f'"Ann" <sip:{user}@{REALM}>',
             now=self.now,
             login=login,
+            headers=headers,
         )
         assert session is not None
         self.transport.carry_out(effects)

@@ -31,8 +31,11 @@ class Scene:
         session = self.trunk.call(self.rig.number(number), **options)  # type: ignore[arg-type]  # passed on
         return await self.rig.inbox.wait(LegIncoming), session
 
+    def new_leg(self) -> LegId:
+        return LegId(f"agent-leg-{next(_numbers)}")
+
     def ring_agent(self, call_id: CallId, peer: LegId | None, ring_timeout_s: float = 15) -> LegId:
-        leg_id = LegId(f"agent-leg-{next(_numbers)}")
+        leg_id = self.new_leg()
         self.telephony.originate(leg_id, Originate(call_id, AGENT, Party("4930123", "Ann"), peer, ring_timeout_s))
         return leg_id
 

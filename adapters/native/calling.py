@@ -9,6 +9,7 @@ from adapters.native.early_media import EarlyMedia
 from adapters.native.exchange import Exchange
 from adapters.native.forking import Fork, Phone
 from adapters.native.legs import Call, Leg
+from adapters.native.parties import ANONYMOUS, forwarded_headers
 from adapters.native.trunks import Trunks
 from adapters.sip.dialog import next_flow
 from adapters.sip.endpoint import Effect
@@ -84,8 +85,11 @@ class Calling:
         number = escape(request.caller.number) or "anonymous"
         name = f"{quoted(request.caller.name)} " if request.caller.name else ""
         from_ = f"{name}<sip:{number}@{exchange.settings.domain}>"
+        forwarded = request.forwarded
+        if forwarded.withheld:
+            from_ = ANONYMOUS
         offer = leg.audio.offer(worker.address, port, leg.preferred)
-        headers = exchange.call_header(leg)
+        headers = (*exchange.call_header(leg), *forwarded_headers(forwarded, exchange.settings.domain))
 
         def call(phone: Phone, ring_timeout_s: float, owner: object) -> tuple[Session | None, list[Effect]]:
             session, effects = exchange.endpoint.invite(

@@ -58,6 +58,31 @@ _REASONS = {
 }
 
 
+# Why we hang up, cancel or refuse, in the causes of the telephone network (RFC 3326, ITU-T Q.850).
+_Q850 = {
+    EndCause.NORMAL: (16, "Normal call clearing"),
+    EndCause.BUSY: (17, "User busy"),
+    EndCause.NO_ANSWER: (19, "No answer from user"),
+    EndCause.REJECTED: (21, "Call rejected"),
+    EndCause.UNREACHABLE: (20, "Subscriber absent"),
+    EndCause.NOT_FOUND: (1, "Unallocated number"),
+    EndCause.FORBIDDEN: (21, "Call rejected"),
+    EndCause.UNSUPPORTED: (88, "Incompatible destination"),
+    EndCause.MEDIA_LOST: (102, "Recovery on timer expiry"),
+    EndCause.OVERLOADED: (42, "Switching equipment congestion"),
+    EndCause.SHUTDOWN: (41, "Temporary failure"),
+    EndCause.FAILED: (41, "Temporary failure"),
+}
+_REASON_HEADERS = {
+    cause: (("reason", f'Q.850;cause={number};text="{text}"'),) for cause, (number, text) in _Q850.items()
+}
+
+
+def reason_headers(cause: EndCause) -> tuple[tuple[str, str], ...]:
+    """The Reason of a BYE, CANCEL or refusal; a call that its caller gave up needs none."""
+    return _REASON_HEADERS.get(cause, ())
+
+
 def status_of(cause: EndCause) -> int:
     """Status with which an incoming leg is refused for `cause`."""
     return STATUS[cause]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
-from adapters.native.causes import refusal_headers, status_of
+from adapters.native.causes import reason_headers, refusal_headers, status_of
 from adapters.native.legs import Call, Cancellable, Leg, Worker
 from adapters.native.settings import NativeSettings
 from adapters.sip.endpoint import Effect, Endpoint
@@ -135,7 +135,8 @@ class Exchange:
         if session is not None:
             status = status_of(cause)
             now = self.carrier.clock()
-            self.run(self.endpoint.hang_up(session, now, status=status, headers=refusal_headers(status)))
+            headers = (*refusal_headers(status), *reason_headers(cause))
+            self.run(self.endpoint.hang_up(session, now, status=status, headers=headers))
 
     def finish(
         self, leg: Leg, cause: EndCause, status: int | None, detail: str, retry_after_s: float | None = None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from adapters.sip.errors import PeerError
 from adapters.sip.headers import NameAddr
 from adapters.sip.message import Request
-from adapters.sip.uri import SipUri
-from engine.events import Party
+from adapters.sip.uri import SipUri, escape
+from engine.events import NOTHING_FORWARDED, Forwarded, Party
 
 MAX_TEXT = 128  # characters of a number or a name
+MAX_DATA = 512  # of User-to-User; ISDN carries 128 octets, written as hexadecimal digits, and an encoding
+ANONYMOUS = '"Anonymous" <sip:anonymous@anonymous.invalid>'  # RFC 3323 4.1.1.3
+
+_FORWARDED = frozenset({"diversion", "history-info", "user-to-user", "privacy"})
+_PRIVATE = frozenset({"id", "user", "header"})
 
 
 def caller_of(request: Request, *, trusted: bool) -> Party:
@@ -62,6 +69,46 @@ def called_on_line(request: Request) -> str:
     if len(dialled) > MAX_TEXT:
         raise PeerError("number too long", status=414)
     return dialled
+
+
+def forwarded_by(request: Request) -> Forwarded:
+    """What an INVITE says that whoever is called for it is told, too; what is malformed is left out.
+
+    Source: RFC 5806 (Diversion: the last one diverted first), RFC 7044
+    (History-Info: the first entry was called first), RFC 7433, RFC 3323, RFC 3325.
+    """
+    headers = request.headers
+    if _FORWARDED.isdisjoint(headers):
+        return NOTHING_FORWARDED
+    diverted_from = ""
+    if "diversion" in headers:
+        diverted_from = _number_in(request.get_all("diversion")[-1:])
+    elif "history-info" in headers:
+        entries = request.get_all("history-info")
+        diverted_from = _number_in(entries[:1]) if len(entries) > 1 else ""
+    data = request.get("user-to-user") or ""
+    withheld = any(value.strip().lower() in _PRIVATE for value in (request.get("privacy") or "").split(";"))
+    return Forwarded(diverted_from, data if data.isprintable() and len(data) <= MAX_DATA else "", withheld)
+
+
+def forwarded_headers(forwarded: Forwarded, domain: str) -> list[tuple[str, str]]:
+    """The headers that tell an agent's phone."""
+    headers = []
+    if forwarded.diverted_from:
+        headers.append(("diversion", f"<sip:{escape(forwarded.diverted_from)}@{domain}>;reason=unknown"))
+    if forwarded.user_to_user:
+        headers.append(("user-to-user", forwarded.user_to_user))
+    if forwarded.withheld:
+        headers.append(("privacy", "id"))
+    return headers
+
+
+def _number_in(values: Sequence[str]) -> str:
+    """User part of the first address, "" if there is none."""
+    try:
+        return next((_readable(_user_of(NameAddr.parse(value))) for value in values), "")
+    except PeerError:
+        return ""
 
 
 def _user_of(address: NameAddr) -> str:

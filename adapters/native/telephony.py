@@ -18,7 +18,7 @@ from adapters.native.early_media import EarlyMedia
 from adapters.native.exchange import Carrier, EventLoop, Exchange
 from adapters.native.forking import Branch
 from adapters.native.legs import Call, Leg, Link, Worker
-from adapters.native.parties import called_on_line, caller_of, dialled_by
+from adapters.native.parties import called_on_line, caller_of, dialled_by, forwarded_by
 from adapters.native.settings import NativeSettings
 from adapters.native.transferring import Transferring
 from adapters.native.trunks import Trunks
@@ -409,6 +409,7 @@ class NativeTelephony:
                 Source(event.source.trunk, None if user is None else AgentId(user)),
                 session.sip_call_id,
                 None if replaced is None else replaced.leg_id,
+                forwarded_by(request),
             )
         )
 

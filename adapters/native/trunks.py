@@ -364,6 +364,8 @@ class Trunks:
             headers.append(("p-asserted-identity", shown))
         if outside.diverted_from:
             headers.append(("diversion", f"<sip:{escape(outside.diverted_from)}@{own}>;reason=unconditional"))
+        if request.forwarded.user_to_user:
+            headers.append(("user-to-user", request.forwarded.user_to_user))
         return from_, headers
 
 
