@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from config.tls import ClientCertificate, HttpTls, NamedCertificate, SipTls
 
 
-class TlsError(Exception):
+class TlsError(OSError):
     """Certificates cannot be loaded; `str()` says which and why."""
 
 

@@ -37,7 +37,6 @@ _REMEMBERED_HOSTS = 4096
 _FAULT_LOG_INTERVAL_S = 1.0
 _BACKLOG = 1024
 _ACCEPT_PAUSE_S = 0.5  # no descriptors left: some will be given back
-_TCP_FAILED_S = 600.0  # how long requests too large for UDP go by UDP where no TCP was heard
 _WAITING_TO_CONNECT = 1000
 
 
@@ -86,7 +85,6 @@ class SipTransport:
             self, limits or ConnectionLimits(), keep_alive or KeepAliveTimes(), self._is_trunk
         )
         self._connecting: dict[_Target, list[tuple[Flow, bytes]]] = {}
-        self._without_tcp: dict[tuple[str, int], float] = {}
         self._local_addresses: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None
@@ -114,8 +112,8 @@ class SipTransport:
             tcp: bound or listening sockets; likewise.
             tls: the same, for TLS.
             tls_server: for connections of peers; needed with `tls`.
-            tls_client: gives the context for a connection of ours; needed to open any over TLS.
-                The names of peers are compared here (RFC 5922), not by the context.
+            tls_client: gives the context for a connection of ours, or raises OSError; needed to open
+                any over TLS. The names of peers are compared here (RFC 5922), not by the context.
         """
         self._endpoint = endpoint
         self._owner = owner
@@ -375,10 +373,12 @@ class SipTransport:
             await self._loop.connect_accepted_socket(
                 lambda: connection, sock, ssl=context, ssl_handshake_timeout=limit_s
             )
-        except (OSError, TimeoutError, ValueError):
+        except (OSError, TimeoutError, ValueError, asyncio.CancelledError):
             self.counters["sip_handshakes_failed_total"] += 1
             connection.close()
             sock.close()
+            if self._closed:
+                raise
 
     def _connect(self, target: _Target, flow: Flow, data: bytes) -> None:
         waiting = self._connecting.setdefault(target, [])
@@ -401,15 +401,12 @@ class SipTransport:
     async def _opened(self, target: _Target, local: int) -> Connection | None:
         """A connection of ours; None if it cannot be had."""
         listener = self._listeners[local]
-        context = None
-        if target.transport == "tls":
-            if self._tls_client is None:
-                return None
-            context = self._tls_client()
-        limits = self._connections.limits
+        if target.transport == "tls" and self._tls_client is None:
+            return None
         connection = Connection(self._connections, target.transport, local, domain=target.domain)
         try:
-            async with asyncio.timeout(limits.connect_s):
+            context = self._tls_client() if target.transport == "tls" and self._tls_client is not None else None
+            async with asyncio.timeout(self._connections.limits.connect_s):
                 await self._loop.create_connection(
                     lambda: connection,
                     target.address,
@@ -420,15 +417,8 @@ class SipTransport:
                     local_addr=None if listener.wildcard else (listener.host, 0),
                 )
         except (OSError, TimeoutError, ValueError):
-            if target.transport == "tcp":
-                self._note_without_tcp(target.address, target.port)
             return None
         return connection
-
-    def _note_without_tcp(self, address: str, port: int) -> None:
-        if len(self._without_tcp) >= _REMEMBERED_HOSTS:
-            self._without_tcp.clear()
-        self._without_tcp[address, port] = self._loop.time() + _TCP_FAILED_S
 
     def on_connection_lost(self, number: int, flows: list[Flow]) -> None:
         """A connection has ended: what waits for answers on it need not wait any longer."""
@@ -465,7 +455,13 @@ class SipTransport:
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.counters["sip_faults_total"] += 1
+            log.error("sip.fault", exc_info=task.exception())
 
 
 class _Target(NamedTuple):
