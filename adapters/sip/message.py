@@ -32,6 +32,7 @@ __all__ = [
 
 MAX_MESSAGE = 65536  # bytes, headers and body
 MAX_HEADER_LINES = 256
+MAX_ADDRESSES = 100  # of one header: as many as hops are allowed, and more than a phone registers
 MAX_EXPIRES = 2**32 - 1
 
 # Headers that a message may carry once (RFC 3261 7.3.1).
@@ -193,11 +194,14 @@ class Message:
         """All values of an address list such as route, record-route or p-asserted-identity.
 
         Raises:
-            PeerError: 400, one of them is malformed.
+            PeerError: 400, one of them is malformed, or they are too many.
         """
         found = self._parsed.get(name)
         if found is None:
-            found = self._parsed[name] = tuple(map(NameAddr.parse, self.get_all(name)))
+            values = self.get_all(name)
+            if len(values) > MAX_ADDRESSES:
+                raise PeerError("too many addresses")
+            found = self._parsed[name] = tuple(map(NameAddr.parse, values))
         assert isinstance(found, tuple)
         return list(found)
 

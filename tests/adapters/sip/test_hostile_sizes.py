@@ -63,6 +63,19 @@ def test_many_lines_take_no_time(unit: str) -> None:
     assert cpu_s(data) < LIMIT_S
 
 
+@pytest.mark.parametrize("header", ["Contact", "Route", "Record-Route", "Diversion", "P-Asserted-Identity", "Via"])
+def test_thousands_of_different_values_take_no_time(header: str) -> None:
+    """Comparing each with each would take seconds."""
+    for method in ("REGISTER", "INVITE"):
+        data = large(method, "X-Any", "z")[:400]
+        values = ",".join(f"<sip:{number}@b>" for number in range(4_000))
+        if header == "Via":
+            values = ",".join(f"SIP/2.0/UDP h{number}" for number in range(3_500))
+        if header == "Contact":
+            data = data.replace(f"Contact: <sip:600@{PEER}>\r\n".encode(), b"")
+        assert cpu_s(data + f"\r\n{header}: {values}\r\n\r\n".encode()) < LIMIT_S
+
+
 def test_a_refusal_of_a_huge_request_can_be_sent() -> None:
     rig = Rig()
     rig.take(rig.endpoint.on_message(large("INVITE", "Require", "a,"), Flow("udp", 0, PEER, 5060), 0.0))
