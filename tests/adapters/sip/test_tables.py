@@ -8,12 +8,13 @@ from contextlib import suppress
 import pytest
 
 from adapters.sip.endpoint import Effect, Endpoint, SessionIncoming
-from adapters.sip.errors import UsageError
+from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.message import KNOWN_METHODS, Request, Response, build_response, parse_message
-from adapters.sip.registrar import Registrar
+from adapters.sip.registrar import Registrar, RegistrarLimits
 from adapters.sip.session import Session
 from adapters.sip.session_events import SessionEnded, SessionOffered, SessionState
 from adapters.sip.transaction import (
+    Flow,
     InviteClientTransaction,
     InviteServerTransaction,
     Kind,
@@ -388,3 +389,82 @@ def test_every_command_in_every_state_is_carried_out_or_means_nothing(state: str
             with suppress(UsageError):  # an offer without a dialog to make it in
                 call.do(COMMANDS[command](call.node.endpoint, call.session))
         finish(call)
+
+
+# --- the registrar -------------------------------------------------------------------------------
+
+
+def register(registrar: Registrar, contact: str, *, number: int, call_id: str = "c", expires: str = "") -> int:
+    """Status that a REGISTER gets."""
+    request = Request.build(
+        "REGISTER",
+        "sip:pbx",
+        via="SIP/2.0/UDP h",
+        from_="<sip:u@x>;tag=1",
+        to="<sip:u@x>",
+        call_id=call_id,
+        cseq=number,
+    )
+    if contact:
+        request.set("contact", contact)
+    if expires:
+        request.set("expires", expires)
+    try:
+        registrar.register(request, "u", Flow("udp", 0, PEER, 5060), 0.0)
+    except PeerError as exc:
+        return exc.status
+    return 200
+
+
+ONE, TWO = "<sip:a@192.0.2.4>", "<sip:b@192.0.2.4>"
+REGISTRATIONS: dict[str, list[str]] = {"none": [], "one": [ONE], "two": [ONE, TWO], "full": [ONE, TWO, "<sip:c@h>"]}
+# What a REGISTER asks for: Contact, Expires, CSeq relative to the one before, Call-ID.
+ASKED: dict[str, tuple[str, str, int, str]] = {
+    "query": ("", "", 1, "c"),
+    "refresh": (ONE, "", 1, "c"),
+    "another phone": ("<sip:d@h>", "", 1, "d"),
+    "remove": (f"{ONE};expires=0", "", 1, "c"),
+    "remove all": ("*", "0", 1, "c"),
+    "late": (ONE, "", 0, "c"),
+    "late, remove all": ("*", "0", 0, "c"),
+    "restarted phone": (ONE, "", 0, "new"),
+    "too brief": (f"{ONE};expires=5", "", 1, "c"),
+    "star without expires": ("*", "", 1, "c"),
+    "star and more": (f"*, {ONE}", "0", 1, "c"),
+    "twice the same": (f"{ONE}, {ONE}", "", 1, "c"),
+    "tel": ("<tel:+123>", "", 1, "c"),
+    "malformed": ("<sip:", "", 1, "c"),
+    "too many": (", ".join(f"<sip:{n}@h>" for n in range(4)), "", 1, "c"),
+}
+_SAME = {"none": 0, "one": 1, "two": 2, "full": 3}
+# Status, and how many bindings there are afterwards.
+OUTCOMES: dict[str, dict[str, tuple[int, int]]] = {
+    "query": {state: (200, count) for state, count in _SAME.items()},
+    "refresh": {"none": (200, 1), "one": (200, 1), "two": (200, 2), "full": (200, 3)},
+    "another phone": {"none": (200, 1), "one": (200, 2), "two": (200, 3), "full": (200, 3)},  # the oldest makes room
+    "remove": {"none": (200, 0), "one": (200, 0), "two": (200, 1), "full": (200, 2)},
+    "remove all": dict.fromkeys(_SAME, (200, 0)),
+    "late": {"none": (200, 1), "one": (500, 1), "two": (500, 2), "full": (500, 3)},
+    "late, remove all": {"none": (200, 0), "one": (500, 1), "two": (500, 2), "full": (500, 3)},
+    "restarted phone": {"none": (200, 1), "one": (200, 1), "two": (200, 2), "full": (200, 3)},
+    "too brief": {state: (423, count) for state, count in _SAME.items()},
+    "star without expires": {state: (400, count) for state, count in _SAME.items()},
+    "star and more": {state: (400, count) for state, count in _SAME.items()},
+    "twice the same": {state: (400, count) for state, count in _SAME.items()},
+    "tel": {state: (400, count) for state, count in _SAME.items()},
+    "malformed": {state: (400, count) for state, count in _SAME.items()},
+    "too many": {state: (503, count) for state, count in _SAME.items()},
+}
+
+
+@pytest.mark.parametrize("state", REGISTRATIONS)
+@pytest.mark.parametrize("asked", ASKED)
+def test_every_register_has_its_outcome_in_every_state(state: str, asked: str) -> None:
+    registrar = Registrar(RegistrarLimits(per_user=3))
+    for contact in REGISTRATIONS[state]:
+        assert register(registrar, contact, number=10) == 200
+    contact, expires, step, call_id = ASKED[asked]
+    status = register(registrar, contact, number=10 + step, call_id=call_id, expires=expires)
+    assert (status, len(registrar)) == OUTCOMES[asked][state]
+    registrar.on_time(8000.0)
+    assert (len(registrar), registrar.deadline()) == (0, None)
