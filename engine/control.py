@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
-from config.numbers import DialPlan
+from config.numbers import DialPlan, is_pattern
 from config.schema import Action, AnswerSilence, DialOut, EchoBack, PlayPrompt, RingAgent, Supervise, ToQueue
 from engine import events as ev
 from engine import snapshot
@@ -299,6 +299,11 @@ class CallControl:
         if source.trunk is not None and not self.outbound.may_reach(source.trunk, dialled):
             return None
         match = self.settings.dial_plan.match(dialled)
+        if source.agent_id is not None and (match is None or is_pattern(match.number)):
+            # No pattern, however wide, comes between an agent and the emergency services.
+            emergency = self.outbound.emergency_for(dialled)
+            if emergency is not None:
+                return emergency
         if match is not None:
             return match.action
         # Colleagues reach each other by id; what strangers may dial is only what `numbers` says.

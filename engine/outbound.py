@@ -115,6 +115,15 @@ class OutboundCalls:
             return None
         return DialOut(dial=dialled)
 
+    def emergency_for(self, dialled: str) -> DialOut | None:
+        """What happens to a number that an agent dials, if it leads to an emergency service."""
+        for route in self.book.routes:
+            if not route.emergency:
+                break  # they come first
+            if any(form in route.numbers for form in self._rules.numbering.forms(dialled)):
+                return DialOut(dial=dialled)
+        return None
+
     def may_dial_out(self, source: Source) -> bool:
         """Whether calls from there may take routes."""
         if source.trunk is None:
