@@ -19,6 +19,7 @@ from engine.events import AgentId, CallId, LogEvent, QueueId, TransferId
 from engine.operations import (
     AgentStateRequest,
     AgentView,
+    BanView,
     CallView,
     ComponentHealth,
     ConflictError,
@@ -183,6 +184,27 @@ class FakeOperations:
         return self.figures
 
 
+class FakeBans:
+    def __init__(self) -> None:
+        self.views = [
+            BanView(address, reason, START, START + timedelta(minutes=minutes), minutes)
+            for address, reason, minutes in (
+                ("192.0.2.9", "passwords", 10),
+                ("2001:db8::/64", "flood", 30),
+                ("192.0.2.10", "scanner", 20),
+            )
+        ]
+
+    def bans(self) -> Sequence[BanView]:
+        return tuple(self.views)
+
+    def lift_ban(self, address: str) -> None:
+        left = [view for view in self.views if view.address != address]
+        if len(left) == len(self.views):
+            raise NotFoundError("This address is not banned.")
+        self.views = left
+
+
 class FakeRecords:
     def __init__(self) -> None:
         self.rows: list[dict[str, object]] = [
@@ -228,9 +250,12 @@ class Rig:
         self.operations = FakeOperations()
         self.records = FakeRecords()
         self.accounts = FakeAccounts()
+        self.bans = FakeBans()
         self.bus = EventBus()
         self.clock = SteppedClock()
-        self.app = create_app(self.operations, self.records, self.accounts, self.bus, api_settings, self.clock)
+        self.app = create_app(
+            self.operations, self.records, self.accounts, self.bus, api_settings, self.clock, bans=self.bans
+        )
         self.server: asyncio.Task[None] | None = None
         self.port = 0
         self.http: aiohttp.ClientSession

@@ -63,6 +63,8 @@ PATHS = {
     ("POST", "/api/v1/events/ticket"): (200, 200, 200, 200),
     ("GET", "/api/v1/events"): (400, 400, 400, 400),  # allowed, but not a WebSocket upgrade
     ("GET", "/api/v1/auth/me"): (200, 200, 200, 200),
+    ("GET", "/api/v1/sip/bans"): (200, 403, 403, 403),
+    ("DELETE", "/api/v1/sip/bans/192.0.2.9"): (204, 403, 403, 403),
     ("GET", "/healthz"): (200, 200, 200, 200),
     ("GET", "/readyz"): (200, 200, 200, 200),
     ("GET", "/metrics"): (200, 200, 200, 200),

@@ -225,7 +225,9 @@ def test_permission_table_is_as_documented() -> None:
     reads = {p for p in Permission if p.value.endswith(".read")}
     assert all(scope(Role.ADMINISTRATOR, p) is Scope.ALL for p in Permission)
     assert {p for p in Permission if scope(Role.VIEWER, p)} == reads
-    assert all(scope(Role.AGENT, p) is Scope.OWN for p in Permission)
+    wire = {p for p in Permission if p.value.startswith("sip.")}
+    assert all(scope(Role.AGENT, p) is (Scope.NONE if p in wire else Scope.OWN) for p in Permission)
+    assert all(scope(Role.MANAGER, p) is Scope.NONE for p in wire)
     assert all(scope(Role.MANAGER, p) is Scope.ALL for p in Permission)
     assert set(PERMISSIONS) == set(Role)
 
