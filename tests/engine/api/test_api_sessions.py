@@ -227,8 +227,7 @@ def test_permission_table_is_as_documented() -> None:
     assert {p for p in Permission if scope(Role.VIEWER, p)} == reads
     wire = {p for p in Permission if p.value.startswith("sip.")}
     assert all(scope(Role.AGENT, p) is (Scope.NONE if p in wire else Scope.OWN) for p in Permission)
-    assert all(scope(Role.MANAGER, p) is Scope.NONE for p in wire)
-    assert all(scope(Role.MANAGER, p) is Scope.ALL for p in Permission)
+    assert all(scope(Role.MANAGER, p) is (Scope.NONE if p in wire else Scope.ALL) for p in Permission)
     assert set(PERMISSIONS) == set(Role)
 
 
