@@ -1,8 +1,9 @@
 """Transfers on the wire (RFC 3515): REFERs of phones with the NOTIFYs that follow, and REFERs of ours.
 
 A REFER makes a subscription within the dialog of its call. NOTIFYs of one
-REFER wait for each other: what comes faster than the phone answers is left out,
-but for the last.
+REFER wait for each other: what comes faster than the phone answers is left out.
+The last one does not wait, because our BYE may follow it at once, and phones
+that have got a BYE listen no more (RFC 5589 6.1: it comes after the NOTIFY).
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Referral:
         """Tell how the new call goes; 200 and more end it."""
         if self._over:
             return
-        if self._busy:
+        if self._busy and status < LAST:
             self._next = status
         else:
             self._notify(status, now)
@@ -94,6 +95,7 @@ class Referral:
 
     def _notify(self, status: int, now: float) -> None:
         self._busy = True
+        self._next = None
         self._over = status >= LAST
         state = "terminated;reason=noresource" if self._over else f"active;expires={EXPIRES_S}"
         headers: Headers = [

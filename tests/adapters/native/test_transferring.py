@@ -11,7 +11,7 @@ import pytest
 from adapters.sip.message import Request, Response, build_response
 from adapters.sip.refer import read_sipfrag, sipfrag
 from adapters.sip.replaces import Replaces
-from adapters.sip.session import Login, Session, SessionEnded
+from adapters.sip.session import Login, Session, SessionEnded, SessionState
 from adapters.sip.transaction import Flow, ServerTransaction
 from adapters.sip.uri import SipUri
 from engine.events import (
@@ -44,13 +44,15 @@ class Wires:
     phone: Phone
     inbox: Inbox = field(default_factory=Inbox)
     answers: dict[str, int] = field(default_factory=lambda: {"REFER": 202, "NOTIFY": 200})
+    served_in: list[SessionState] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for method in self.answers:
             self.phone.endpoint.serve_in_dialog(method, self._serve)
 
-    def _serve(self, _session: Session, tx: ServerTransaction, _source: Flow, now: float) -> None:
+    def _serve(self, session: Session, tx: ServerTransaction, _source: Flow, now: float) -> None:
         self.inbox.put(tx.request)
+        self.served_in.append(session.state)
         status = self.answers[tx.request.method]
         self.phone.endpoint.respond(tx, build_response(tx.request, status, to_tag="x"), now)
 
@@ -193,14 +195,17 @@ async def test_phone_refers_and_is_told_how_it_goes(scene: Scene) -> None:
         scene.telephony.report_transfer(asked.transfer_id, TransferState.RINGING)  # too late
 
 
-async def test_reports_that_come_too_fast_are_told_one_after_the_other(scene: Scene) -> None:
-    _, _, _, phone = await scene.talking()
+async def test_last_report_waits_for_none_and_comes_before_our_bye(scene: Scene) -> None:
+    _, _, leg_id, phone = await scene.talking()
     scene.wires.send(phone, "REFER", ("refer-to", "<sip:2000@pbx.test>"), ("contact", "<sip:x@192.0.2.1>"))
     asked = await scene.rig.inbox.wait(LegTransferAsked)
     for state in (TransferState.TRYING, TransferState.RINGING, TransferState.DONE):
         scene.telephony.report_transfer(asked.transfer_id, state)
+    scene.telephony.hang_up(leg_id)
     assert (await scene.wires.told())[0] == 100
-    assert (await scene.wires.told())[0] == 200
+    assert (await scene.wires.told()) == (200, "terminated;reason=noresource")
+    assert scene.wires.served_in == [SessionState.CONFIRMED] * 2
+    await scene.agent.inbox.wait(SessionEnded)
 
 
 @pytest.mark.parametrize(
