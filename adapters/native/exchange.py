@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
@@ -17,6 +17,7 @@ from adapters.native.legs import Call, Cancellable, Leg, Worker
 from adapters.native.settings import NativeSettings
 from adapters.sip.endpoint import Effect, Endpoint
 from adapters.sip.errors import PeerError
+from adapters.sip.transaction import Flow
 from engine.events import CallId, EndCause, LegAnswered, LegEnded, LegEvent, LegHeld, LegId, LegResumed
 from engine.telephony import EventSink
 from media import client as media
@@ -35,6 +36,12 @@ class Carrier(Protocol):
 
     def carry_out(self, effects: list[Effect]) -> None: ...
 
+    def keep_open(self, flow: Flow) -> None:
+        """Keep NATs from forgetting a flow of ours."""
+
+    def let_go(self, flow: Flow) -> None:
+        """The opposite of `keep_open`; safe to repeat."""
+
 
 class EventLoop(Protocol):
     """The two things needed of an event loop."""
@@ -49,6 +56,7 @@ class Exchange:
     Attributes:
         calls, legs: those that have not ended.
         workers: media workers by name.
+        on_calls_changed: told of an agent whose calls have changed.
         on_dialog: told the Call-ID header of each dialog and the call that it belongs to.
     """
 
@@ -73,6 +81,8 @@ class Exchange:
         self.workers: dict[str, Worker] = {}
         self.counters: Counter[str] = Counter()
         self.on_dialog: Callable[[str, CallId], None] = _nobody
+        self.on_calls_changed: Callable[[str], None] = _unwatched
+        self._legs_by_user: dict[str, list[Leg]] = {}
         self._sdp_sessions = 0
         self._events: deque[LegEvent] = deque()
         self._delivering = False
@@ -108,6 +118,7 @@ class Exchange:
         """Say that a leg is answered, once."""
         if not leg.answered:
             leg.answered = True
+            self.changed(leg)
             self.emit(LegAnswered(leg.leg_id))
 
     def take_answer(self, leg: Leg, body: bytes) -> bool:
@@ -145,6 +156,8 @@ class Exchange:
         if self.legs.pop(leg.leg_id, None) is None:
             return
         leg.call.legs.discard(leg.leg_id)
+        if leg.user is not None:
+            self._unseat(leg, leg.user)
         self.heard_again(leg)
         if leg.session is not None:
             leg.session.owner = None
@@ -154,6 +167,27 @@ class Exchange:
         if leg.opening:
             self.send_to(leg.call.worker, media.CloseLeg(leg.leg_id))
         self.emit(LegEnded(leg.leg_id, cause, status, detail, retry_after_s))
+
+    def seat(self, leg: Leg, user: str) -> None:
+        """A leg is that of an agent's phone."""
+        leg.user = user
+        self._legs_by_user.setdefault(user, []).append(leg)
+
+    def _unseat(self, leg: Leg, user: str) -> None:
+        legs = self._legs_by_user[user]
+        legs.remove(leg)
+        if not legs:
+            del self._legs_by_user[user]
+        self.on_calls_changed(user)
+
+    def legs_of(self, user: str) -> Sequence[Leg]:
+        """The legs of an agent's phones, the oldest first."""
+        return self._legs_by_user.get(user, ())
+
+    def changed(self, leg: Leg) -> None:
+        """A leg is in another state now."""
+        if leg.user is not None:
+            self.on_calls_changed(leg.user)
 
     def heard_again(self, leg: Leg) -> None:
         """A leg's audio is back, or wanted no more: stop asking for its phone."""
@@ -236,6 +270,10 @@ class Exchange:
         """A session id for the descriptions of one dialog."""
         self._sdp_sessions += 1
         return self._sdp_sessions
+
+
+def _unwatched(_user: str) -> None:
+    """Nobody watches."""
 
 
 def _nobody(_sip_call_id: str, _call_id: CallId) -> None:

@@ -41,6 +41,7 @@ class _Trunk:
     order: tuple[int, ...] = ()  # of the gateways, for the registration
     checks: dict[int, HealthCheck] = field(default_factory=dict)
     told_registered: bool | None = None
+    flow: Flow | None = None  # that the registration holds by
 
 
 class Trunks:
@@ -60,6 +61,7 @@ class Trunks:
         self._started = False
         self._timer: Cancellable | None = None
         self._timer_at = 0.0
+        exchange.endpoint.on_flows_lost = self.on_flows_lost
 
     # --- configuration ----------------------------------------------------------------------
 
@@ -135,6 +137,7 @@ class Trunks:
             self._leaving.add(registrant)
             self._register(trunk, registrant, goodbye)
         trunk.checks.clear()
+        self._hold(trunk, None)
 
     # --- time -------------------------------------------------------------------------------
 
@@ -218,9 +221,29 @@ class Trunks:
                 user = _Outcome(partial(self._on_registered, trunk, registrant))
                 self._exchange.run(endpoint.send_request(following, tx.flow, user, now))
                 return
+            self._hold(trunk, tx.flow if registrant.state is RegistrationState.REGISTERED else None)
         if registrant.state is RegistrationState.STOPPED:
             self._leaving.discard(registrant)
         self._note_registration(trunk, registrant)
+        self._rearm()
+
+    def _hold(self, trunk: _Trunk, flow: Flow | None) -> None:
+        """Keep the way open that the carrier's calls come by: we may be behind a NAT."""
+        if trunk.flow == flow:
+            return
+        carrier = self._exchange.carrier
+        if trunk.flow is not None:
+            carrier.let_go(trunk.flow)
+        if flow is not None:
+            carrier.keep_open(flow)
+        trunk.flow = flow
+
+    def on_flows_lost(self, flows: Sequence[Flow]) -> None:
+        """Connections have ended: the carriers who call us by them need new ones."""
+        now = self._exchange.carrier.clock()
+        for trunk in self._trunks.values():
+            if trunk.flow in flows and trunk.registrant is not None:
+                trunk.registrant.on_flow_lost(now)
         self._rearm()
 
     def _note_registration(self, trunk: _Trunk, registrant: Registrant) -> None:

@@ -144,6 +144,7 @@ class Endpoint:
         guard: keeps scanners and floods off; None: everybody is heard.
         admission: refuses new work under load; None: everything is taken on.
         handled: how many messages came in.
+        on_flows_lost: told of what can no longer be sent to because a connection has ended.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class Endpoint:
         self.guard: Guard | None = None
         self.admission: Admission | None = None
         self.handled = 0
+        self.on_flows_lost: Callable[[Sequence[Flow]], None] | None = None
         self._stateless = StatelessAnswers(new_token() + new_token())
         self._network = network
         self._new_token = new_token
@@ -251,7 +253,7 @@ class Endpoint:
             self.run(tx, effects, now)
         return self._take()
 
-    def on_connection_lost(self, number: int, flows: Iterable[Flow], now: float) -> list[Effect]:
+    def on_connection_lost(self, number: int, flows: Sequence[Flow], now: float) -> list[Effect]:
         """A stream connection has ended.
 
         Args:
@@ -262,6 +264,8 @@ class Endpoint:
         for flow in flows:
             for tx, effects in self._layer.on_flow_failed(flow, now):
                 self.run(tx, effects, now)
+        if self.on_flows_lost is not None and flows:
+            self.on_flows_lost(flows)
         if self.registrar is not None:
             self._announce(self.registrar.on_connection_lost(number))
         return self._take()

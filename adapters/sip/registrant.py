@@ -20,6 +20,7 @@ from adapters.sip.uri import SipUri
 
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 600.0
+FLOW_PAUSE_S = 2.0  # at most, before the connection is made again
 REFUSED_PAUSE_S = 60.0  # a wrong password does not become right by asking often
 LONGEST_EXPIRES_S = 86_400
 SHORTEST_REFRESH_S = 5.0
@@ -128,6 +129,11 @@ class Registrant:
         if self._next_at is not None and self._next_at <= now:
             return self._ask()
         return None
+
+    def on_flow_lost(self, now: float) -> None:
+        """The connection that the carrier calls us by has ended: renew soon (RFC 5626 4.5)."""
+        if self.registered_until is not None and self._next_at is not None:
+            self._next_at = min(self._next_at, now + FLOW_PAUSE_S * self._draw())
 
     def stop(self) -> Register | None:
         """Remove the binding; None when there is none."""

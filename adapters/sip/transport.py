@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
 import ssl
 from collections import Counter
@@ -26,6 +27,7 @@ from adapters.sip.errors import PeerError
 from adapters.sip.failover import Locate
 from adapters.sip.location import DEFAULT_PORTS, Target, is_address
 from adapters.sip.locator import Locator
+from adapters.sip.stream import PING
 from adapters.sip.trace import SipTrace
 from adapters.sip.transaction import Flow, Send
 from adapters.sip.websocket import WebSocketLink
@@ -38,6 +40,7 @@ _FAULT_LOG_INTERVAL_S = 1.0
 _BACKLOG = 1024
 _ACCEPT_PAUSE_S = 0.5  # no descriptors left: some will be given back
 _WAITING_TO_CONNECT = 1000
+_UDP_PING_FIRST_S, _UDP_PING_LAST_S = 24.0, 29.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class SipTransport:
         self._connections = Connections(
             self, limits or ConnectionLimits(), keep_alive or KeepAliveTimes(), self._is_trunk
         )
+        self._kept: dict[Flow, asyncio.TimerHandle] = {}
         self._connecting: dict[_Target, list[tuple[Flow, bytes]]] = {}
         self._local_addresses: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -169,6 +173,8 @@ class SipTransport:
         if self._timer is not None:
             self._timer.cancel()
         self._connections.close()
+        for flow in tuple(self._kept):
+            self.let_go(flow)
         for transport in self._udp.values():
             transport.close()
         for task in list(self._tasks):
@@ -235,6 +241,27 @@ class SipTransport:
         link = self._connections.get(flow.connection)
         if link is not None and (link.certified(host) if flow.transport == "tls" else trusted):
             self._connections.alias(link, port, host if flow.transport == "tls" else "")
+
+    def keep_open(self, flow: Flow) -> None:
+        """Keep NATs from forgetting a UDP flow of ours (RFC 5626 4.4.2); connections are pinged anyway."""
+        if flow.transport == "udp" and flow not in self._kept:
+            delay = random.uniform(_UDP_PING_FIRST_S, _UDP_PING_LAST_S)  # noqa: S311 - spreads load, protects nothing
+            self._kept[flow] = self._loop.call_later(delay, self._on_ping_due, flow)
+
+    def let_go(self, flow: Flow) -> None:
+        """The opposite of `keep_open`; safe to repeat."""
+        timer = self._kept.pop(flow, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _on_ping_due(self, flow: Flow) -> None:
+        del self._kept[flow]
+        transport = self._udp.get(flow.local)
+        if self._closed or transport is None or transport.is_closing():
+            return
+        if is_address(flow.host):
+            transport.sendto(PING, (flow.host, flow.port))
+        self.keep_open(flow)
 
     # --- effects --------------------------------------------------------------------------
 

@@ -213,6 +213,18 @@ def test_nothing_to_remove_when_never_registered() -> None:
     assert machine.stop() is None
 
 
+def test_lost_flow_is_made_again_soon() -> None:
+    machine = registrant(draw=0.5)
+    machine.on_flow_lost(0.0)
+    assert machine.deadline() is None  # there was none
+    registered(machine, 0.0)
+    machine.on_flow_lost(10.0)
+    assert machine.deadline() == 11.0
+    assert sent(machine.on_time(11.0)).get("expires") == "3600"
+    machine.on_flow_lost(12.0)
+    assert machine.deadline() == 3600.0  # the renewal is on its way
+
+
 def test_service_route_is_kept() -> None:
     machine = registrant()
     request = sent(machine.start())
