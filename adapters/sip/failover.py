@@ -8,6 +8,7 @@ a copy stays behind that cancels or hangs up what comes of it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,7 +41,13 @@ class Locate:
 
 
 class Core(Protocol):
-    """What this needs of the endpoint."""
+    """What this needs of the endpoint.
+
+    Attributes:
+        counters: `sip_targets_failed_total`, `sip_failovers_total`.
+    """
+
+    counters: Counter[str]
 
     def open(self, request: Request, flow: Flow, user: object, now: float) -> ClientTransaction: ...
     def send(self, flow: Flow, data: bytes) -> None: ...
@@ -193,7 +200,7 @@ class Courses:
             course.left = []
             return False
         self._avoid(course.at, now + _retry_after(response))
-        return self._move(course, now, leave=self._layer.holds(course.tx))
+        return self._fail_over(course, now, leave=self._layer.holds(course.tx))
 
     def on_failure(self, tx: ClientTransaction, now: float, *, reached: bool) -> bool:
         """A request got no answer, or could not be sent; True: another target is tried."""
@@ -203,7 +210,7 @@ class Courses:
         if course.at is None:  # it was not even sent
             return False
         self._avoid(course.at, now + AVOID_S)
-        return self._move(course, now, leave=reached)
+        return self._fail_over(course, now, leave=reached)
 
     def _look_further(self, tx: ClientTransaction, now: float) -> bool:
         """Locate the peer of a dialog again, whose address of up to now does not work any more."""
@@ -252,6 +259,11 @@ class Courses:
         self._core.run(tx, self._redirect(tx, flow, now, until), now)
         return True
 
+    def _fail_over(self, course: Course, now: float, *, leave: bool) -> bool:
+        moved = self._move(course, now, leave=leave)
+        self._core.counters["sip_failovers_total"] += moved
+        return moved
+
     def _redirect(self, tx: ClientTransaction, flow: Flow, now: float, until: float) -> list[Effect]:
         """Send the request of `tx` by another flow, with our address there in Via and Contact."""
         old, request = tx.flow, tx.request
@@ -262,6 +274,7 @@ class Courses:
         return self._layer.move(tx, self._core.via(flow), flow, now, until)
 
     def _avoid(self, target: Target, until: float) -> None:
+        self._core.counters["sip_targets_failed_total"] += 1
         self.avoided.avoid(target.transport, target.host, target.port, until)
 
     def _wanted(self, tx: ClientTransaction) -> bool:

@@ -113,6 +113,8 @@ def test_a_silent_target_is_left_for_the_next_with_a_new_branch_and_the_same_cal
     scene.finish()
     assert len(scene.requests("BYE", TWO)) == 1
     assert scene.ends() == [EndReason.LOCAL]
+    counters = scene.caller.endpoint.counters
+    assert (counters["sip_targets_failed_total"], counters["sip_failovers_total"]) == (1, 1)
 
 
 def test_a_dead_target_is_avoided_by_later_calls_and_tried_again_in_the_end() -> None:
