@@ -112,7 +112,8 @@ class AccessPolicy:
         Raises:
             PeerError: malformed From or credentials.
         """
-        trunk = self.trunk_at(source.host)
+        # A page may run anywhere, and a reverse proxy stands for all its browsers.
+        trunk = None if source.transport in ("ws", "wss") else self.trunk_at(source.host)
         if trunk is not None:
             return Admitted(trunk=trunk)
         if self._lines:

@@ -460,6 +460,14 @@ async def test_browser_registers_and_is_called_over_its_websocket() -> None:
         assert (await server.inbox.wait(SessionEnded)).reason is EndReason.UNREACHABLE
 
 
+async def test_browser_at_the_address_of_a_trunk_needs_a_password() -> None:
+    async with serving() as server:
+        browser = Browser(server)
+        invite = request("INVITE")
+        invite.set("contact", "<sip:a1@df7.invalid;transport=ws>")
+        assert (await browser.exchange(invite)).status == 401
+
+
 async def test_websocket_pings_frames_and_limits() -> None:
     limits = ConnectionLimits(silent_s=0.1, per_address=2)
     async with serving(trunk=False, limits=limits) as server:
