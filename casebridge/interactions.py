@@ -24,6 +24,7 @@ from engine.events import (
     LogEvent,
     MediaStatistics,
     OfferMade,
+    OutboundTried,
     QueueJoined,
     QueueLeft,
     RecordingStored,
@@ -37,6 +38,7 @@ FOLDED = (
     CallAnswered,
     QueueJoined,
     OfferMade,
+    OutboundTried,
     QueueLeft,
     TalkStarted,
     TalkEnded,
@@ -63,7 +65,9 @@ class Interaction:
         offers: how often an agent's phone was to ring for it.
         hold_s: time during which at least one side held the other.
         statistics: audio figures, one mapping a leg, with its `party`.
-        explanation: why the last agent offered was chosen.
+        explanation: why the last agent offered, or the last trunk, was chosen.
+        trunk_out: the last trunk that was tried for a call to the outside.
+        number_out: what was dialled there.
     """
 
     call_id: CallId
@@ -92,6 +96,8 @@ class Interaction:
     recording_error: str | None = None
     statistics: Sequence[Mapping[str, object]] = field(default_factory=tuple)
     explanation: Mapping[str, object] | None = None
+    trunk_out: str | None = None
+    number_out: str | None = None
 
 
 class InteractionStore(Protocol):
@@ -131,6 +137,9 @@ def _fold(call_id: CallId, ordered: Sequence[LogEvent]) -> Interaction:
                 found["queue_id"] = event.queue_id
             case OfferMade():
                 offers += 1
+                found["explanation"] = event.explanation or None
+            case OutboundTried():
+                found["trunk_out"], found["number_out"] = event.trunk, event.number
                 found["explanation"] = event.explanation or None
             case QueueLeft():
                 wait_s += event.wait_s

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casebridge.interactions import InteractionBuilder, fold
-from engine.events import CallEnded, CallId, CallStarted, EngineStarted, HoldEnded, HoldStarted, LogEvent, TalkStarted
+from engine.events import (
+    CallEnded,
+    CallId,
+    CallStarted,
+    EngineStarted,
+    HoldEnded,
+    HoldStarted,
+    LogEvent,
+    OutboundTried,
+    TalkStarted,
+)
 from tests.logged_calls import START, queued_call
 
 CALL = queued_call("c1")
@@ -36,6 +46,23 @@ def test_a_whole_call() -> None:
     assert [s["party"] for s in built.statistics] == ["caller", "agent"]
     assert built.statistics[0]["packets_received"] == 1700
     assert built.explanation == {"rule": "longest_idle"}
+
+
+def test_call_to_the_outside_names_the_last_trunk() -> None:
+    def tried(step: int, trunk: str) -> LogEvent:
+        return OutboundTried(
+            event_id=f"t{step}",
+            at=START + timedelta(seconds=step),
+            call_id=CallId("c1"),
+            trunk=trunk,
+            gateway=0,
+            number="0700111222",
+            explanation={"route": trunk},
+        )
+
+    built = fold([*CALL, tried(1, "one"), tried(2, "two")])
+    assert built is not None
+    assert (built.trunk_out, built.number_out, built.explanation) == ("two", "0700111222", {"route": "two"})
 
 
 def test_events_of_no_call_make_no_interaction() -> None:
