@@ -18,6 +18,7 @@ DTMF_PAYLOAD_TYPE = 101  # what we offer for telephone-event (RFC 4733)
 DEFAULT_PTIME_MS = 20
 
 _MAX_MEDIA = 32
+_MAX_FORMATS = 128  # as many as there are payload types
 _MAX_LINES = 2048
 _CACHED_LENGTH = 80  # no rtpmap or address is longer
 _PTIMES_MS = frozenset({10, 20, 30, 40, 50, 60})
@@ -498,7 +499,7 @@ class _Reader:
         if self._m_line is None:
             return
         parts = self._m_line.split()
-        if len(parts) < 4 or len(self.media) >= _MAX_MEDIA:
+        if not 4 <= len(parts) <= 3 + _MAX_FORMATS or len(self.media) >= _MAX_MEDIA:
             raise PeerError("malformed m= line, or too many")
         port = parts[1].partition("/")[0]
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536):

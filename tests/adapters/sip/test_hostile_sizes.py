@@ -10,7 +10,8 @@ import pytest
 
 from adapters.sip.message import MAX_MESSAGE, parse_message
 from adapters.sip.transaction import Flow
-from tests.fuzz.dialogs import PEER, Rig
+from tests.fuzz.dialogs import PEER, SDP, Rig
+from tests.fuzz.targets import sdp
 
 LIMIT_S = 0.05
 UNITS = [",", ";", ";a", ";a=b", '"', '\\"', "<", "<>", "<sip:a@b>,", "a,", 'a="b",', "(", "%41", ":", "@", " "]
@@ -74,6 +75,27 @@ def test_thousands_of_different_values_take_no_time(header: str) -> None:
         if header == "Contact":
             data = data.replace(f"Contact: <sip:600@{PEER}>\r\n".encode(), b"")
         assert cpu_s(data + f"\r\n{header}: {values}\r\n\r\n".encode()) < LIMIT_S
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"m=audio 4000 RTP/AVP" + b" 0" * 30_000,
+        b"m=audio 4000 RTP/AVP 18\r\n" + b"a=rtpmap:96 opus/48000/2\r\n" * 2_000,
+        b"m=audio 4000 RTP/AVP 18\r\n" * 31,
+        b"m=audio 4000 RTP/AVP 0 8\r\n" + b"a=x\r\n" * 2_000,
+        b"a=" + b"x:" * 30_000,
+        b"c=IN IP4 192.0.2.4\r\n" * 2_000,
+    ],
+)
+def test_a_huge_session_description_takes_no_time(lines: bytes) -> None:
+    body = SDP + lines + b"\r\n"
+    best = 1.0
+    for _ in range(3):
+        started = time.process_time()
+        sdp(body)
+        best = min(best, time.process_time() - started)
+    assert best < LIMIT_S
 
 
 def test_a_refusal_of_a_huge_request_can_be_sent() -> None:
