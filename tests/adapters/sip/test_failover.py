@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
-from adapters.sip.endpoint import SessionIncoming
+from adapters.sip.endpoint import Event, SessionIncoming
 from adapters.sip.failover import AVOID_S, FAILOVER_AFTER_S, Locate
 from adapters.sip.location import Target
 from adapters.sip.message import Request, Response, build_response, parse_message
@@ -444,3 +447,96 @@ def test_retry_after_in_odd_forms() -> None:
         refusal.set("retry-after", value)
         scene.caller.endpoint.on_message(refusal.serialise(), Flow("udp", 0, ONE, 5060), scene.link.now)
     assert scene.caller.endpoint._courses.avoided.is_avoided("udp", ONE, 5060, AVOID_S - 1)
+
+
+class Storm:
+    """Calls to a name of three phones over a link that loses a fifth: one is dead now and then, one is full."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.caller = Node("192.0.2.1")
+        self.phones = [Node(f"192.0.2.{n}", trunks={"t": "192.0.2.0/24"}) for n in (11, 12, 13)]
+        self.link = Link(self.caller, *self.phones)
+        self.link.fate = self.fate
+        self.answered: Counter[str] = Counter()
+        self.ended: dict[str, Counter[str]] = {node.address[0]: Counter() for node in (self.caller, *self.phones)}
+        self.incoming: dict[str, Counter[str]] = {node.address[0]: Counter() for node in self.phones}
+        self.todo: list[tuple[float, str, Node, Session]] = []
+        for node in (self.caller, *self.phones):
+            node.on_event = partial(self.on_event, node)
+
+    def fate(self, _: bytes) -> list[float]:
+        if self.chance.random() < 0.2:
+            return []
+        return [self.chance.uniform(0.005, 0.02 if self.chance.random() < 0.7 else 1.0)]
+
+    def on_event(self, node: Node, event: Event) -> None:
+        if isinstance(event, SessionIncoming):
+            self.incoming[node.address[0]][event.session.sip_call_id] += 1
+            what = self.chance.choice(["answer", "answer", "answer", "refuse"])
+            self.todo.append((self.link.now + self.chance.uniform(0, 6), what, node, event.session))
+        elif isinstance(event, SessionAnswered):
+            self.answered[event.session.sip_call_id] += 1
+            self.todo.append((self.link.now + self.chance.uniform(1, 8), "hang up", node, event.session))
+        elif isinstance(event, SessionEnded):
+            self.ended[node.address[0]][event.session.sip_call_id] += 1
+
+    def call(self) -> str:
+        targets = [target(phone.address[0]) for phone in self.phones]
+        self.chance.shuffle(targets)
+        self.caller.hosts[NAME] = targets
+        ring_timeout_s = self.chance.choice([None, 4.0, 15.0])
+        session, effects = self.caller.endpoint.invite(
+            SipUri.parse(f"sip:500@{NAME}"),
+            SDP,
+            from_="<sip:100@192.0.2.1>",
+            now=self.link.now,
+            ring_timeout_s=ring_timeout_s,
+        )
+        assert session is not None
+        self.caller.carry_out(effects)
+        if self.chance.random() < 0.15:
+            self.todo.append((self.link.now + self.chance.uniform(0, 8), "hang up", self.caller, session))
+        return session.sip_call_id
+
+    def run(self, calls: int) -> list[str]:
+        made = []
+        dead, full = self.phones[0], self.phones[1]
+        for step in range(calls + 400):
+            if step < calls:
+                made.append(self.call())
+            if step % 40 == 0:
+                if self.link.nodes.pop(dead.address, None) is None:
+                    self.link.nodes[dead.address] = dead
+                full.endpoint.draining = not full.endpoint.draining
+            self.link.run(self.link.now + 0.5)
+            due = [entry for entry in self.todo if entry[0] <= self.link.now]
+            self.todo = [entry for entry in self.todo if entry[0] > self.link.now]
+            for _, what, node, session in due:
+                endpoint, now = node.endpoint, self.link.now
+                if what == "answer":
+                    node.carry_out(endpoint.answer(session, SDP, now))
+                elif what == "refuse":
+                    node.carry_out(endpoint.reject(session, 486, now))
+                else:
+                    node.carry_out(endpoint.hang_up(session, now))
+        self.link.nodes[dead.address] = dead
+        self.link.run(self.link.now + 300)
+        return made
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_calls_to_a_name_end_once_whatever_happens_to_its_servers(seed: int) -> None:
+    storm = Storm(seed)
+    made = storm.run(300)
+    assert storm.ended["192.0.2.1"] == Counter(made)  # each ends once
+    assert max(storm.answered.values()) == 1
+    assert len(storm.answered) > 100
+    for host, calls in storm.incoming.items():
+        assert max(calls.values()) == 1  # none doubled
+        assert storm.ended[host] == calls
+    for node in (storm.caller, *storm.phones):
+        assert node.endpoint.sessions == 0
+        assert node.endpoint.transactions == 0
+        assert node.endpoint.deadline() is None
+    assert storm.caller.endpoint.counters["sip_failovers_total"] > 20
