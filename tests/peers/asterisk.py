@@ -377,6 +377,14 @@ class Asterisk:
             Async="true",
         )
 
+    async def log_messages(self) -> None:
+        """Write every SIP message from now on to its log, for `messages`."""
+        await self.command("pjsip set logger on")
+
+    def messages(self) -> str:
+        """Return the SIP messages sent and received since `log_messages`, among the rest of its log."""
+        return (self.folder / "full.log").read_text(errors="replace")
+
     async def channel(self) -> str:
         """Return the name of its one channel. Raises PeerError when there is none, or several."""
         names = [line.split("!")[0] for line in (await self.command("core show channels concise")).splitlines() if line]

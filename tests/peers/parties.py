@@ -152,7 +152,7 @@ class LinphoneParty(Party):
         await self._phone.hang_up(self._call)
 
     async def ended(self) -> None:
-        await self._phone.expect("ended", call=self._call)
+        await self._phone.expect(("ended", "error"))
 
     async def say_again(self) -> None:
         await asyncio.sleep(TALK_S + LEAD_S + SPEECH_S)  # it says them over and over: somewhere between are all of them

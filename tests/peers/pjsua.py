@@ -38,6 +38,7 @@ class Pjsua:
         answer: the status that answers a call at once: 200, 180 (then `answer` later), 486, ...
         codecs: in order of preference.
         transport: "udp" or "tcp".
+        demands: extensions without which it makes and takes no call: "100rel", "timer".
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Pjsua:
         answer: int = 200,
         codecs: tuple[str, ...] = ("PCMU", "PCMA"),
         transport: str = "udp",
+        demands: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         self.user = user
@@ -77,6 +79,7 @@ class Pjsua:
             "answer": answer,
             "codecs": codecs,
             "transport": transport,
+            "demands": demands,
         }
         self._process = PeerProcess(f"pjsua {user}", folder / "output.log")
         self._input: asyncio.StreamWriter | None = None
@@ -184,6 +187,10 @@ class Pjsua:
         samples, rate = load_wav(self._record)
         assert rate == 8000
         return samples
+
+    def messages(self) -> str:
+        """Return every SIP message sent and received, among the rest of its log."""
+        return (self.folder / "pjsua.log").read_text(errors="replace")
 
     async def stop(self) -> None:
         """Hang up and end; safe to repeat."""

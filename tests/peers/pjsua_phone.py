@@ -166,6 +166,10 @@ class Phone:
         if settings["password"] is not None:
             credentials = pj.AuthCredInfo("digest", "*", settings["user"], 0, settings["password"])
             config.sipConfig.authCreds.append(credentials)
+        if "100rel" in settings["demands"]:
+            config.callConfig.prackUse = pj.PJSUA_100REL_MANDATORY
+        if "timer" in settings["demands"]:
+            config.callConfig.timerUse = pj.PJSUA_SIP_TIMER_REQUIRED
         suffix = ";transport=tcp" if settings["transport"] == "tcp" else ""
         if settings["proxy"] is not None:
             config.sipConfig.proxies.append(f"sip:{settings['proxy']}{suffix};lr")
