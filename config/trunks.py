@@ -168,6 +168,7 @@ class Trunk(Model):
         match: where its calls come from; with `identify: address` they need no password.
         identify: how its calls are known; None: by address if `match` is given, else by registration if there is one.
         transfer: its side of a call may transfer us, to numbers that it could dial itself.
+        watch: it may subscribe to the calls and the presence of agents.
         address: where calls to it go; `gateways` where there are several addresses.
         login: what it authenticates with when it calls us (`identify: digest`).
         register_: our registration with it (`register` in the document).
@@ -187,6 +188,7 @@ class Trunk(Model):
     identify: Identify | None = None
     supervise: StrictBool = False
     transfer: StrictBool = False
+    watch: StrictBool = False
     address: GatewayAddress | None = None
     gateways: tuple[Gateway, ...] = ()
     login: Credentials | None = None

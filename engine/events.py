@@ -57,6 +57,16 @@ class TransferState(StrEnum):
     FAILED = "failed"  # the conversation goes on as before; see the cause
 
 
+class Presence(StrEnum):
+    """Whether an agent takes calls, and why not, for the eyes of colleagues."""
+
+    AVAILABLE = "available"
+    IN_CALL = "in_call"
+    WORKING = "working"  # after a call
+    AWAY = "away"
+    OFFLINE = "offline"
+
+
 @dataclass(frozen=True, slots=True)
 class Party:
     """Who calls: the number as it came, and the display name if there was one."""

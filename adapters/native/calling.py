@@ -42,7 +42,8 @@ class Calling:
             call = self._exchange.calls[request.call_id] = Call(request.call_id)
         leg = Leg(leg_id, call, LegAudio(self._exchange.next_sdp_session()))
         leg.request = request
-        leg.user = request.agent_id
+        if request.outside is None:
+            self._exchange.seat(leg, request.agent_id)
         self._exchange.legs[leg_id] = leg
         call.legs.add(leg_id)
         peer = None if request.peer is None else self._exchange.legs.get(request.peer)
@@ -122,6 +123,8 @@ class Calling:
 
     def on_progress(self, leg: Leg, event: SessionProgress) -> None:
         """A phone rings, or is heard already."""
+        if event.status > 100:
+            self._exchange.changed(leg)
         if event.status == 100 or (event.body and self._early_media.on_description(leg, event.body)):
             return
         if not leg.ringing:

@@ -87,6 +87,16 @@ class Fork:
         self._failure: tuple[EndCause, int | None, str] = (EndCause.UNREACHABLE, None, "no transport for the contact")
         self._failed = False
 
+    @property
+    def leg(self) -> Leg:
+        """The leg."""
+        return self._leg
+
+    @property
+    def session(self) -> Session | None:
+        """That with the first of the phones that ring."""
+        return self._ringing[0].session if self._ringing else None
+
     def begin(self) -> None:
         """Ring the first phones; the leg ends if none can be called."""
         while self._groups and not self._ringing and self._leg.fork is self:

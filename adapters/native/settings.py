@@ -50,6 +50,7 @@ class TrunkSettings:
         options_interval_s: of the alive-checks; 0: none.
         response_timeout_s: a gateway that says nothing for so long is given up.
         call_id_header: it gets our call id.
+        watch: it may subscribe to the states of agents.
     """
 
     name: str
@@ -68,6 +69,7 @@ class TrunkSettings:
     options_interval_s: float = 0.0
     response_timeout_s: float = 6.0
     call_id_header: bool = False
+    watch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from adapters.native.legs import Call, Leg, Link, Worker
 from adapters.native.parties import called_on_line, caller_of, dialled_by, forwarded_by
 from adapters.native.settings import NativeSettings
 from adapters.native.transferring import Transferring
+from adapters.native.watching import Watching
 from adapters.native.trunks import Trunks
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged, SessionIncoming
@@ -98,6 +99,7 @@ class NativeTelephony:
         self._early_media = EarlyMedia(self._exchange)
         self._calling = Calling(self._exchange, self.trunks, self._early_media)
         self._transferring = Transferring(self._exchange)
+        self.watching = Watching(self._exchange)
         self._verifier_for = verifier_for
         self._verifier = verifier_for(settings.domain)
         self.reconfigure(settings)
@@ -118,6 +120,8 @@ class NativeTelephony:
         self._exchange.run(
             self._exchange.endpoint.replace_policy(policy, [agent.agent_id for agent in settings.agents])
         )
+        self.watching.trunks = frozenset(trunk.name for trunk in settings.trunks if trunk.watch)
+        self.watching.keep_only(frozenset(agent.agent_id for agent in settings.agents))
         for worker in self._exchange.workers.values():
             self._load_prompts(worker, changed)
 
@@ -167,6 +171,7 @@ class NativeTelephony:
     def counters(self) -> Mapping[str, float]:
         """Counters and gauges by metric name, as `engine.operations.Operations.counters` has them."""
         gauges = {f"sip_{name}": float(value) for name, value in self.live_counts().items()}
+        gauges["sip_subscriptions"] = float(len(self.watching.notifier))
         return {**gauges, **self._exchange.endpoint.counters, **self._exchange.counters}
 
     # --- workers ----------------------------------------------------------------------------
@@ -399,7 +404,10 @@ class NativeTelephony:
         leg.call.legs.add(leg.leg_id)
         self._exchange.calls[leg.call.call_id] = leg.call
         self._exchange.legs[leg.leg_id] = leg
-        user = leg.user = event.source.user
+        user = event.source.user
+        if user is not None:
+            self._exchange.seat(leg, user)
+            self._exchange.changed(leg)
         self._exchange.emit(
             LegIncoming(
                 leg.leg_id,
@@ -417,7 +425,7 @@ class NativeTelephony:
         """A call; that of an agent who is in one already goes where the other is, so that they can be joined."""
         call = Call(CallId(self._exchange.new_id()))
         if user is not None and len(self._exchange.workers) > 1:
-            others = (leg.call.worker for leg in self._exchange.legs.values() if leg.user == user)
+            others = (leg.call.worker for leg in self._exchange.legs_of(user))
             call.worker = next((worker for worker in others if worker is not None and worker.connected), None)
         return call
 
@@ -545,6 +553,7 @@ class NativeTelephony:
             return
         if isinstance(event, RegistrationChanged):
             self._exchange.emit(AgentReachability(AgentId(event.user), event.reachable))
+            self.watching.on_registration(event.user)
             return
         leg = event.session.owner
         if isinstance(leg, Branch):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from adapters.native.causes import cause_of, status_of
 from adapters.native.exchange import Exchange
+from adapters.native.forking import Branch
 from adapters.native.legs import Cancellable, Leg
 from adapters.native.parties import number_of
 from adapters.sip.errors import PeerError
@@ -141,12 +142,11 @@ class Transferring:
         Its own tag is not looked at: those who pick up learn of the dialog from
         us, and ours is the tag that nobody can guess.
         """
-        for leg in self._exchange.legs.values():
-            session = leg.session
-            if session is None or session.sip_call_id != names.sip_call_id or session.state is not SessionState.CALLING:
-                continue
-            if session.local_tag in (names.to_tag, names.from_tag):
-                return leg
+        for tag in (names.to_tag, names.from_tag):
+            session = self._exchange.endpoint.find_any(names.sip_call_id, tag)
+            if session is not None and session.state is SessionState.CALLING:
+                owner = session.owner.fork.leg if isinstance(session.owner, Branch) else session.owner
+                return owner if isinstance(owner, Leg) else None
         return None
 
     # --- we ask ---------------------------------------------------------------------------

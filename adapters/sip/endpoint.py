@@ -34,6 +34,7 @@ from adapters.sip.message import (
 from adapters.sip.option_tags import RELIABLE, TIMER
 from adapters.sip.outgoing import OutgoingSession
 from adapters.sip.overload import Admission
+from adapters.sip.notifier import MIN_EXPIRES_S, IntervalError, Notifier
 from adapters.sip.registrar import (
     OUTBOUND,
     PATH,
@@ -179,6 +180,7 @@ class Endpoint:
         self.allow = ALLOW
         self.supported = ", ".join(self._extensions)
         self.session_timer = TimerSettings()
+        self.notifier: Notifier | None = None
 
     # --- extensions -----------------------------------------------------------------------
 
@@ -204,6 +206,10 @@ class Endpoint:
         session = self._sessions.get((sip_call_id, local_tag))
         dialog = None if session is None else session.dialog
         return session if dialog is not None and dialog.remote_tag == remote_tag else None
+
+    def find_any(self, sip_call_id: str, local_tag: str) -> Session | None:
+        """The session that has these names on our side, answered or not."""
+        return self._sessions.get((sip_call_id, local_tag))
 
     @property
     def sessions(self) -> int:
@@ -275,6 +281,8 @@ class Endpoint:
         times = [self._layer.deadline(), self._schedule.next_at()]
         if self.registrar is not None:
             times.append(self.registrar.deadline())
+        if self.notifier is not None:
+            times.append(self.notifier.deadline())
         known = [at for at in times if at is not None]
         return min(known) if known else None
 
@@ -286,6 +294,8 @@ class Endpoint:
             session.on_time(now)
         if self.registrar is not None:
             self._announce(self.registrar.on_time(now))
+        if self.notifier is not None:
+            self.notifier.on_time(now)
         return self._take()
 
     def on_located(self, ticket: int, targets: Sequence[Target], now: float) -> list[Effect]:
@@ -602,10 +612,21 @@ class Endpoint:
         self._check_require(tx.request)
         session = self._session_of(tx.request)
         if session is None:
-            raise PeerError("no such dialog", status=481)
+            self._in_subscription(tx, source, now)
+            return
         if tx.request.method in _WITH_DESCRIPTION:
             keep_session_description(tx.request)
         session.on_request(tx, source, now)
+
+    def _in_subscription(self, tx: ServerTransaction, source: Flow, now: float) -> None:
+        notifier = self.notifier
+        subscription = None if notifier is None else notifier.find(tx.request)
+        if notifier is None or subscription is None:
+            raise PeerError("no such dialog", status=481)
+        notifier.on_request(subscription, tx, source, now)
+
+    def admit_subscription(self, request: Request, source: Flow, now: float) -> Admitted | Refused:
+        return self.policy.admit(request, source, now)
 
     def _session_of(self, request: Request) -> Session | None:
         tag = request.to.tag
@@ -623,7 +644,15 @@ class Endpoint:
             self._on_options(tx, now)
         elif method == "REGISTER" and self.registrar is not None:
             self._on_register(tx, self.registrar, source, now)
-        elif method in ("BYE", "INFO", "UPDATE", "PRACK"):
+        elif method == "SUBSCRIBE" and self.notifier is not None:
+            if self.draining:
+                raise PeerError("no new subscriptions now", status=503)
+            refused = self.notifier.on_subscribe(tx, source, now)
+            if refused is not None:
+                self._refuse(tx, refused, now)
+        elif method == "REFER" and method in self._in_dialog_handlers:
+            raise PeerError("only a call can be transferred", status=403)
+        elif method in ("BYE", "INFO", "UPDATE", "PRACK") or (method == "NOTIFY" and self.notifier is not None):
             raise PeerError("not within a dialog", status=481)
         else:
             raise PeerError("method not supported", status=405 if method in KNOWN_METHODS else 501)
@@ -652,6 +681,8 @@ class Endpoint:
         response.set("allow", self.allow)
         response.set("accept", ACCEPT)
         response.set("accept-encoding", ACCEPTED_ENCODING)
+        if self.notifier is not None:
+            response.set("allow-events", self.notifier.allow_events)
         response.set("supported", self.supported)
         if self._layer.crowded:
             self._answer_stateless(tx, response)
@@ -749,6 +780,10 @@ class Endpoint:
             response.set("unsupported", ", ".join(self._unknown_extensions(request)[:MAX_NAMED]))
         elif status == 422 and isinstance(exc, IntervalTooSmallError):
             response.set("min-se", exc.min_s)
+        elif status == 489 and self.notifier is not None:
+            response.set("allow-events", self.notifier.allow_events)
+        elif isinstance(exc, IntervalError):
+            response.set("min-expires", MIN_EXPIRES_S)
         elif status == 423 and isinstance(exc, IntervalTooBriefError) and self.registrar is not None:
             response.set("min-expires", self.registrar.limits.min_expires_s)
         elif status in (500, 503):

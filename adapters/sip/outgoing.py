@@ -66,6 +66,11 @@ class OutgoingSession(Session):
         self._early: dict[str, _Early] = {}  # by their tags, the latest last
         self._parted: dict[str | None, tuple[Flow, bytes]] = {}  # our ACKs to other branches, by their tags
 
+    @property
+    def early_tag(self) -> str | None:
+        """The tag of the phone that was heard of last; None: nobody rings yet."""
+        return next(reversed(self._early), None)
+
     def start(self, login: Login | None, ring_timeout_s: float | None, now: float) -> None:
         """Send our INVITE (`request`, complete)."""
         self._login = login

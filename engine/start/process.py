@@ -49,6 +49,7 @@ from engine.start.certificates import Certificates
 from engine.start.protection import Protection
 from engine.start.settings import control_settings, kept_secret, native_settings, web_accounts
 from engine.timer import DeadlineTimer
+from engine.watching import AgentWatch
 from engine.tls import TlsError
 from routing.model import RoutingError
 
@@ -114,6 +115,8 @@ class Engine:
         self._control = CallControl(
             self._telephony, control_settings(document), self._bus, self._clock, new_id, timer.set, draw
         )
+        watch = AgentWatch(self._control, self._bus, self._telephony.watching.on_presence)
+        self._telephony.watching.presence = watch.presence
         self._accounts = HashedAccounts(web_accounts(document))
 
     def _verifier(self, realm: str) -> DigestVerifier:
@@ -221,6 +224,7 @@ class Engine:
         for call_id in reversed(tuple(self._control.calls)):
             self._control.hang_up(call_id, EndCause.SHUTDOWN)
         self._telephony.trunks.stop()
+        self._telephony.watching.end()
         # SIP gives up a phone that is gone after half a minute; that must not hold up the end.
         with contextlib.suppress(TimeoutError):
             quiet = self._until(lambda: not (self._control.calls or self._telephony.busy))

@@ -112,6 +112,7 @@ def native_trunk(trunk: Trunk, domain: str, line_key: bytes) -> NativeTrunk:
         options_interval_s=float(trunk.options_interval_s),
         response_timeout_s=float(trunk.response_timeout_s),
         call_id_header=trunk.call_id_header,
+        watch=trunk.watch,
     )
 
 
