@@ -56,7 +56,7 @@ def inside(target: str, arguments: list[str]) -> None:
     """What the process of one target does; it ends in here."""
     import atheris
 
-    with atheris.instrument_imports(include=["adapters.sip"]):
+    with atheris.instrument_imports(include=["adapters.sip", "adapters.native.parties"]):
         from tests.fuzz.targets import TARGETS
     atheris.Setup([target, *arguments], TARGETS[target])
     atheris.Fuzz()

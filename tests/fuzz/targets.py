@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
+from adapters.native.parties import called_on_line, caller_of, dialled_by, forwarded_by, forwarded_headers
 from adapters.sip.body import keep_session_description, part_of, session_description
 from adapters.sip.digest import Challenge, Credentials, DigestResult, DigestVerifier, answer_challenge
 from adapters.sip.errors import PeerError, UsageError
@@ -24,14 +25,24 @@ from adapters.sip.message import (
     validate_request,
     validate_response,
 )
+from adapters.sip.reason import reason_of
+from adapters.sip.refer import EventName, ReferTo, is_terminated, read_sipfrag
+from adapters.sip.reliable import RAck
+from adapters.sip.replaces import Replaces
 from adapters.sip.sdp import SessionDescription, make_answer, make_offer, read_answer
+from adapters.sip.session_timer import SessionExpires, agreed
+from adapters.sip.stateless import is_absorbed
 from adapters.sip.stream import StreamFramer
+from adapters.sip.stun import answer_binding, is_stun
 from adapters.sip.uri import SipUri
 from tests.fuzz.dialogs import dialogs
 
 Target = Callable[[bytes], None]
 
-ADDRESSES = ("contact", "route", "record-route", "diversion", "history-info", "p-asserted-identity", "refer-to")
+ADDRESSES = (
+    *("contact", "route", "record-route", "diversion", "history-info", "refer-to", "path"),
+    *("p-asserted-identity", "p-called-party-id"),
+)
 OFFER = make_offer("192.0.2.1", 4000, ["PCMU", "PCMA", "G722"], session_id=1, version=1)
 VERIFIER = DigestVerifier("pbx.test", b"k" * 16, algorithms=("SHA-256", "MD5"), random_bytes=bytes)
 
@@ -57,6 +68,7 @@ def message(data: bytes) -> None:
         if exc.message is not None:
             answer(exc.message, exc.status)
     read_all(found)
+    read_extensions(found)
     again = parse_message(found.serialise())
     assert again.serialise() == found.serialise()
     assert again.body == found.body
@@ -93,6 +105,32 @@ def read_all(found: Message) -> None:
     ):
         with suppress(PeerError):
             read()
+
+
+def read_extensions(found: Message) -> None:
+    """What transfers, timers, subscriptions and trunks read."""
+    reason_of(found)
+    for read in (SessionExpires.of, lambda message: RAck.parse(message.get("rack"))):
+        with suppress(PeerError):
+            read(found)
+    if isinstance(found, Response):
+        agreed(found)
+        _ = found.retry_after_s
+        return
+    assert isinstance(found, Request)
+    for part in (ReferTo.of, EventName.of, Replaces.of, dialled_by, called_on_line):
+        with suppress(PeerError):
+            part(found)
+    for trusted in (True, False):
+        with suppress(PeerError):
+            caller = caller_of(found, trusted=trusted)
+            assert (caller.number + caller.name).isprintable()
+    told = Request("INVITE", "sip:a@b")
+    for name, value in forwarded_headers(forwarded_by(found), "pbx.test"):
+        told.set(name, value)
+    assert parse_message(told.serialise()).headers.keys() == {*told.headers, "content-length"}
+    is_terminated(found)
+    read_sipfrag(found.body)
 
 
 def rewritten(address: NameAddr) -> None:
@@ -175,6 +213,9 @@ def values(data: bytes) -> None:
     assert all(split_list(text))
     parse_dtmf("application/dtmf-relay", data)
     parse_dtmf("application/dtmf", data)
+    is_absorbed(data)
+    if is_stun(data):
+        answer_binding(data, "192.0.2.4", 5060)
 
 
 def body(data: bytes) -> None:
