@@ -22,7 +22,7 @@ help: ## list the targets
 setup: ## install what is missing to run (into .venv)
 	@tools/setup run
 
-setup-test: ## install what is missing to test: Python packages and the Debian packages with the phones
+setup-test: ## install what is missing to test: Python packages, phones and switches (Debian, npm)
 	@tools/setup test
 
 run: setup ## set up, then run murima with the sample configuration (foreground); CONFIG= and DATA= change it
@@ -54,7 +54,7 @@ bench: setup-test ## run every benchmark, one after the other
 		.venv/bin/python -m "$${module//\//.}"; \
 	done
 
-prove: setup-test ## run only the calls with real phones (baresip, pjsua2, SIPp), one by one, in their long forms, with figures; then fuzz SIP
+prove: setup-test ## run only the calls with real phones and switches, one by one, in their long forms, with figures; then fuzz SIP
 	@MURIMA_PROVE=1 .venv/bin/pytest -n 0 --verbose --log-cli-level INFO tests/peers $(PYTEST_ARGS)
 	@.venv/bin/python -m tests.fuzz.sip --runs 100000
 
