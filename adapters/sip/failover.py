@@ -26,7 +26,7 @@ from adapters.sip.transaction import TIMEOUT, ClientTransaction, Effect, Flow, T
 from adapters.sip.uri import SipUri
 
 MAX_DATAGRAM = 1300  # bytes of a request (RFC 3261 18.1.1)
-FAILOVER_AFTER_S = 5.0  # without any response, where there is another target; four INVITEs went out by then
+FAILOVER_AFTER_S = 4.0  # without any response, where there is another target; four INVITEs went out by then
 AVOID_S = 60.0  # a target that was silent, unreachable or overloaded
 MAX_AVOID_S = 600.0  # however long its Retry-After
 MAX_BRANCHES = 16  # of a fork, that are hung up at a target that we left
@@ -268,8 +268,12 @@ class Courses:
         """Send the request of `tx` by another flow, with our address there in Via and Contact."""
         old, request = tx.flow, tx.request
         secure = request.uri.startswith("sips:")
-        if request.get("contact") == self._core.contact(old, secure=secure):
-            request.set("contact", self._core.contact(flow, secure=secure))
+        contact = request.get("contact")
+        if contact is not None:
+            before, after = (self._core.contact(way, secure=secure).partition("@")[2][:-1] for way in (old, flow))
+            start, at, end = contact.partition(f"@{before}")
+            if at and end[:1] in (";", ">") and before != after:  # whatever user and parameters of its own it has
+                request.set("contact", f"{start}@{after}{end}")
         self._pin(request, old, flow)
         return self._layer.move(tx, self._core.via(flow), flow, now, until)
 

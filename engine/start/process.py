@@ -324,6 +324,8 @@ class Engine:
         needs_restart = [key for key in _FIXED if getattr(old, key) != getattr(new, key)]
         if [str(item) for item in self._bound] != [str(item) for item in new.sip.listen]:
             needs_restart.append("sip.listen")
+        if old.sip.dns != new.sip.dns:
+            needs_restart.append("sip.dns")
         if _served(old) != _served(new):
             needs_restart.append("http")
         if needs_restart:

@@ -334,6 +334,16 @@ def test_other_requests_fail_over_too() -> None:
     assert outcomes.seen == [(200, TWO)]
 
 
+def test_a_contact_follows_to_the_transport_that_was_found() -> None:
+    scene = Scene(names=[target(TWO, "tcp", 5070)])
+    request, flow = options(scene.caller, f"sip:{NAME}")
+    request.set("contact", "<sip:line1@192.0.2.1:5060;line=1>")
+    scene.caller.carry_out(scene.caller.endpoint.send_request(request, flow, Outcomes(), 0.0))
+    (sent,) = scene.requests("OPTIONS", TWO)
+    assert sent.get("contact") == "<sip:line1@192.0.2.1:5060;transport=tcp;line=1>"
+    assert sent.top_via.transport == "TCP"
+
+
 def test_the_time_that_the_user_gives_is_for_all_targets() -> None:
     scene = Scene(dead=[ONE, TWO])
     outcomes = Outcomes()
