@@ -38,6 +38,7 @@ class Leg:
             given to another leg, and its end changes nothing.
         agent_id: the agent whose phone we called, or who took over a leg.
         lost: the phone dropped off.
+        trunk: through which we called somebody outside.
     """
 
     leg_id: LegId
@@ -46,6 +47,7 @@ class Leg:
     answered: bool = False
     held: bool = False
     lost: bool = False
+    trunk: str | None = None
 
 
 @dataclass(slots=True)

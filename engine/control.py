@@ -733,6 +733,7 @@ class CallControl:
             log.warning("call.snapshot_unreadable", extra={"call_id": event.call_id, "error": str(exc)})
             return
         self.orphans[event.call_id] = kept
+        self.outbound.on_found(kept)
         log.info("call.found", extra={"call_id": event.call_id, "agent_id": kept.agent_id, "state": kept.state})
         for agent_id in (kept.agent_id, kept.from_agent):
             if agent_id is not None:
@@ -742,6 +743,7 @@ class CallControl:
         kept = self.orphans.pop(event.call_id, None)
         if kept is None:
             return
+        self.outbound.on_lost(kept)
         now = self.clock.utc()
         common: dict[str, Any] = {
             "at": now,

@@ -20,6 +20,7 @@ from config.trunks import NumberFormat
 from engine import events as ev
 from engine.call import Call, CallState, Leg
 from engine.events import AgentId, EndCause, LegId, Party, Source
+from engine.snapshot import CallSnapshot
 from engine.telephony import Originate, Outside
 from routing.outbound import Attempt, Outbound, OutboundSettings, Search, TrunkRefusal
 
@@ -169,7 +170,7 @@ class OutboundCalls:
             self._give_up(call, dialling)
             return
         caller, withheld = self.presented(call, attempt.trunk)
-        leg = Leg(LegId(self._control.new_id()), "callee")
+        leg = Leg(LegId(self._control.new_id()), "callee", trunk=attempt.trunk)
         staying = call.caller_leg
         if call.transfer is not None:
             call.transfer.leg, staying = leg, call.transfer.staying
@@ -272,6 +273,18 @@ class OutboundCalls:
         """A call came from a trunk: it takes one of its lines."""
         self._trunk_of[leg_id] = trunk
         self.book.occupy(trunk)
+
+    def on_found(self, kept: CallSnapshot) -> None:
+        """A call of an earlier engine is still up: its trunks are as occupied as before."""
+        if kept.trunk is not None:
+            self.on_incoming(LegId(kept.caller_leg), kept.trunk)
+        if kept.trunk_out is not None and kept.agent_leg is not None:
+            self.on_incoming(LegId(kept.agent_leg), kept.trunk_out)
+
+    def on_lost(self, kept: CallSnapshot) -> None:
+        """That call has ended."""
+        self.on_gone(LegId(kept.caller_leg))
+        self.on_gone(LegId(kept.agent_leg or ""))
 
     def on_ringing(self, call: Call) -> None:
         """It rings at the far end, or something is heard from there: no other trunk is tried any more."""

@@ -39,6 +39,7 @@ class CallSnapshot(msgspec.Struct, frozen=True, array_like=True):
     agent_leg: str | None
     recording: bool
     talk_started_at: datetime | None = None
+    trunk_out: str | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -66,6 +67,7 @@ def encode(call: Call) -> bytes:
             agent_leg=call.agent.leg_id if call.agent is not None else None,
             recording=call.recording,
             talk_started_at=call.talk_started_at,
+            trunk_out=call.agent.trunk if call.agent is not None else None,
         )
     )
 

@@ -15,10 +15,13 @@ from functools import partial
 
 from adapters.native.exchange import CALL_ID_HEADER, Exchange
 from adapters.native.legs import Cancellable, Leg
+from adapters.native.parties import ANONYMOUS
 from adapters.native.settings import TrunkSettings
 from adapters.sip.errors import PeerError
+from adapters.sip.failover import FAILOVER_AFTER_S
 from adapters.sip.headers import NameAddr, quoted
 from adapters.sip.health import ANSWER_S, HealthCheck
+from adapters.sip.location import is_address
 from adapters.sip.message import Request, Response
 from adapters.sip.registrant import Account, Register, Registrant, RegistrationState
 from adapters.sip.session import AGENT
@@ -28,7 +31,7 @@ from engine.events import EndCause, LegTrying, TrunkReachability
 from engine.operations import GatewayLine, TrunkLine
 from engine.telephony import Originate, Outside
 
-_ANONYMOUS = '"Anonymous" <sip:anonymous@anonymous.invalid>'  # RFC 3323 4.1.1.3
+SERVERS_OF_A_NAME_S = 2 * FAILOVER_AFTER_S
 
 
 @dataclass(slots=True)
@@ -194,7 +197,7 @@ class Trunks:
                 call_id=registrant.sip_call_id,
                 cseq=register.cseq,
             )
-            contact = endpoint.contact(flow).replace("sip:murima@", f"sip:{account.line}@", 1)
+            contact = endpoint.contact(flow, secure=gateway.scheme == "sips").replace("murima", account.line, 1)
             request.set("contact", f"{contact[:-1]};line={account.line}>")
             request.set("expires", register.expires_s)
             request.set("supported", "path")
@@ -348,7 +351,10 @@ class Trunks:
         self._exchange.on_dialog(session.sip_call_id, leg.call.call_id)
         self._exchange.emit(LegTrying(leg.leg_id))
         # A gateway that is silent must not cost the half minute that SIP would wait for it.
-        leg.probe_timer = self._exchange.loop.call_later(settings.response_timeout_s, lambda: self._on_silent(leg))
+        patience_s = settings.response_timeout_s
+        if not is_address(gateway.host):  # a name may stand for several servers, tried in turn
+            patience_s += SERVERS_OF_A_NAME_S
+        leg.probe_timer = self._exchange.loop.call_later(patience_s, lambda: self._on_silent(leg))
         self._exchange.run(effects)
 
     def _on_silent(self, leg: Leg) -> None:
@@ -374,7 +380,7 @@ class Trunks:
         shown = f"{name}<sip:{escape(caller.number) or 'anonymous'}@{ours}>"
         headers: list[tuple[str, str]] = []
         if outside.withheld:
-            from_ = _ANONYMOUS
+            from_ = ANONYMOUS
             headers.append(("privacy", "id"))
             if settings.trusted_identity and caller.number != "anonymous":
                 headers.append(("p-asserted-identity", shown))

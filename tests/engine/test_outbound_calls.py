@@ -373,6 +373,19 @@ def test_placed_call_reaches_colleagues_and_numbers_too() -> None:
     w.assert_nothing_left()
 
 
+def test_lines_of_an_earlier_engines_calls_stay_occupied_until_they_end() -> None:
+    before = World()
+    call_id, _ = before.from_agent("+254700111222")
+    before.phones.pick_up(before.outside()[0])
+    after = World()
+    after.control.on_leg_event(ev.CallAbandonedByEngine(call_id, before.phones.snapshots[call_id]))
+    assert after.control.outbound.book.calls("one") == 1
+    after.phones.dial("+254700111222", "a0002", agent_id="a0002")
+    assert after.tried() == ["two"]
+    after.control.on_leg_event(ev.OrphanEnded(call_id))
+    assert after.control.outbound.book.calls("one") == 0
+
+
 def test_new_configuration_is_in_force_at_once() -> None:
     w = World()
     _, caller = w.from_agent("+254700111222")
