@@ -21,8 +21,8 @@ from adapters.native.legs import Call, Leg, Link, Worker
 from adapters.native.parties import called_on_line, caller_of, dialled_by, forwarded_by
 from adapters.native.settings import NativeSettings
 from adapters.native.transferring import Transferring
-from adapters.native.watching import Watching
 from adapters.native.trunks import Trunks
+from adapters.native.watching import Watching
 from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged, SessionIncoming
 from adapters.sip.errors import PeerError
