@@ -93,6 +93,7 @@ def _load(settings: SipTls | HttpTls) -> tuple[ssl.SSLContext, Mapping[str, ssl.
 def _server_context(settings: SipTls | HttpTls, named: NamedCertificate | None = None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # costs us more than them
     _show(context, named or settings)
     context.verify_mode = _verify_mode(settings)
     if isinstance(settings, SipTls):

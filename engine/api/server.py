@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections import Counter
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -12,11 +14,38 @@ from aiohttp.web_protocol import RequestHandler
 from engine.api.app import SETTINGS
 from engine.api.errors import error_body
 
+FIRST_REQUEST_S = 20.0  # how long the headers of the first may take to arrive
+IDLE_S = 75.0  # between requests; longer than proxies keep theirs
+MAX_CONNECTIONS = 10_000
+
 
 class _Connection(RequestHandler):
-    """Answers what is not HTTP in our own form, without a log line for each and without versions."""
+    """Answers what is not HTTP in our own form, without a log line for each and without versions.
 
-    __slots__ = ()
+    It waits neither for ever for a first request, nor beside too many others.
+    """
+
+    __slots__ = ("_begin", "_crowd")
+
+    def __init__(self, manager: web.Server, crowd: Counter[str], **settings: Any) -> None:
+        super().__init__(manager, **settings)
+        self._crowd = crowd
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._begin = self._loop.call_later(FIRST_REQUEST_S, self._expect_request)
+        self._crowd["open"] += 1
+        if self._crowd["open"] > MAX_CONNECTIONS:
+            self.force_close()
+
+    def _expect_request(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._begin.cancel()
+        self._crowd["open"] -= 1
+        super().connection_lost(exc)
 
     def handle_error(
         self,
@@ -41,8 +70,12 @@ class _Connection(RequestHandler):
 
 
 class _Server(web.Server):
+    def __init__(self, handler: Any, **settings: Any) -> None:
+        super().__init__(handler, **settings)
+        self._crowd: Counter[str] = Counter()
+
     def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return _Connection(self, self._crowd, loop=self._loop, **self._kwargs)
 
 
 class _Runner(web.AppRunner):
@@ -66,7 +99,13 @@ async def serve(app: web.Application, sock: socket.socket, tls: ssl.SSLContext |
     cancellation the socket is no longer listened to, event streams are closed
     with 1001, and requests in progress get `shutdown_s` to finish.
     """
-    runner = _Runner(app, access_log=None, handle_signals=False, shutdown_timeout=app[SETTINGS].shutdown_s)
+    runner = _Runner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=app[SETTINGS].shutdown_s,
+        keepalive_timeout=IDLE_S,
+    )
     await runner.setup()
     try:
         await web.SockSite(runner, sock, ssl_context=tls).start()

@@ -160,3 +160,25 @@ async def test_client_that_reads_nothing_is_cut_off() -> None:
             peer.send(b"x" * 30_000)  # more than is kept, before the loop had a turn to send
         async with asyncio.timeout(5):
             await peer.closed.wait()
+
+
+async def test_connection_that_never_asks_is_closed_and_too_many_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.api.server.FIRST_REQUEST_S", 0.2)
+    monkeypatch.setattr("engine.api.server.MAX_CONNECTIONS", 2)
+    async with running() as rig:
+        async with rig.open():
+            readers = []
+            for _ in range(2):
+                reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+                writer.write(b"GET /sip HTTP/1.1\r\nX: ")
+                readers.append((reader, writer))
+            async with asyncio.timeout(5):
+                for reader, writer in reversed(readers):
+                    with contextlib.suppress(ConnectionError):
+                        assert await reader.read() == b""
+                    writer.close()
+                    with contextlib.suppress(ConnectionError):
+                        await writer.wait_closed()
+        assert await rig.refused() == 400  # there is room again, and the first went on
