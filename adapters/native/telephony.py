@@ -559,6 +559,8 @@ class NativeTelephony:
         if isinstance(leg, Branch):
             leg.fork.on_event(leg, event)
             return
+        if isinstance(event, SessionEnded):
+            self._transferring.on_ended(event.session, event.reason)
         if not isinstance(leg, Leg):
             return  # the leg has ended; its session is on the way to the same end
         if leg.probe_timer is not None and not leg.answered:
@@ -576,7 +578,6 @@ class NativeTelephony:
         elif isinstance(event, SessionProbed):
             self._on_probed(leg, event)
         elif isinstance(event, SessionEnded):
-            self._transferring.on_ended(event.session, event.reason)
             cause = cause_of(event.reason, event.status)
             self._exchange.finish(leg, cause, event.status, event.detail, event.retry_after_s)
         elif isinstance(event, SessionOfferWanted):

@@ -185,9 +185,10 @@ class Transferring:
 
     def on_ended(self, session: Session, reason: EndReason) -> None:
         """A call is over: one that hangs up after our REFER has done what we asked for."""
+        accepted = self._referrals.forget(session)
         if session not in self._wanted:
             return
-        done = self._referrals.forget(session) and reason is EndReason.BYE
+        done = accepted and reason is EndReason.BYE
         state = TransferState.DONE if done else TransferState.FAILED
         self._end_wanted(session, state, EndCause.NORMAL if done else EndCause.CANCELLED)
 

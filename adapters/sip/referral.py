@@ -41,7 +41,7 @@ class Referral:
         number: its CSeq.
     """
 
-    __slots__ = ("_busy", "_endpoint", "_event", "_next", "_over", "_tx", "number", "session", "wish")
+    __slots__ = ("_busy", "_endpoint", "_event", "_last", "_next", "_over", "_tx", "number", "session", "wish")
 
     def __init__(self, endpoint: Endpoint, session: Session, tx: ServerTransaction, wish: ReferTo) -> None:
         self._endpoint = endpoint
@@ -50,6 +50,7 @@ class Referral:
         self.wish = wish
         self.number = tx.request.cseq.number
         self._event = "refer"
+        self._last = 100
         self._next: int | None = None
         self._busy = False
         self._over = not wish.notify
@@ -88,16 +89,35 @@ class Referral:
         else:
             self._notify(status, now)
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is told."""
+        return self._over
+
+    def on_subscribe(self, tx: ServerTransaction, now: float) -> None:
+        """The phone renews its subscription, or wants to hear no more."""
+        expires = tx.request.expires
+        response = self._plain(tx, 200)
+        response.set("expires", EXPIRES_S if expires is None else min(expires, EXPIRES_S))
+        response.set("contact", self._endpoint.contact(tx.flow))
+        self._endpoint.respond(tx, response, now)
+        if expires == 0:
+            self._notify(self._last, now, "timeout")
+        else:
+            self.tell(self._last, now)
+
     def _plain(self, tx: ServerTransaction, status: int) -> Response:
         response = build_response(tx.request, status, to_tag=self.session.local_tag)
         response.set("server", AGENT)
         return response
 
-    def _notify(self, status: int, now: float) -> None:
+    def _notify(self, status: int, now: float, ended: str = "") -> None:
         self._busy = True
         self._next = None
-        self._over = status >= LAST
-        state = "terminated;reason=noresource" if self._over else f"active;expires={EXPIRES_S}"
+        self._last = status
+        self._over = status >= LAST or bool(ended)
+        reason = ended or "noresource"
+        state = f"terminated;reason={reason}" if self._over else f"active;expires={EXPIRES_S}"
         headers: Headers = [
             ("event", self._event),
             ("subscription-state", state),
@@ -112,7 +132,7 @@ class Referral:
             self._over = True  # it does not care, or is gone (RFC 6665 4.2.2)
             return
         waiting, self._next = self._next, None
-        if waiting is not None:
+        if waiting is not None and not self._over:
             self._notify(waiting, now)
 
 
@@ -134,12 +154,25 @@ class Referrals:
         self._endpoint = endpoint
         self._on_refer = on_refer
         self._on_progress = on_progress
+        self._served: dict[Session, Referral] = {}  # the last REFER in each call
         self._asked: dict[Session, bool] = {}  # REFERs of ours that are not over; whether they are accepted
         endpoint.serve_in_dialog("REFER", self._take_refer)
         endpoint.serve_in_dialog("NOTIFY", self._take_notify)
+        endpoint.serve_in_dialog("SUBSCRIBE", self._take_subscribe)
 
     def _take_refer(self, session: Session, tx: ServerTransaction, _source: Flow, _now: float) -> None:
-        self._on_refer(Referral(self._endpoint, session, tx, ReferTo.of(tx.request)))
+        referral = Referral(self._endpoint, session, tx, ReferTo.of(tx.request))
+        self._on_refer(referral)
+        self._served[session] = referral
+
+    def _take_subscribe(self, session: Session, tx: ServerTransaction, _source: Flow, now: float) -> None:
+        event = EventName.of(tx.request)
+        if event.package != "refer":
+            raise PeerError("other events have dialogs of their own", status=489)
+        referral = self._served.get(session)
+        if referral is None or referral.over or event.event_id not in (None, str(referral.number)):
+            raise PeerError("no such subscription", status=403)  # with 481 some phones would end the call, too
+        referral.on_subscribe(tx, now)
 
     def ask(self, session: Session, target: str, referred_by: str, now: float) -> None:
         """Ask the far side to call `target` (a URI) in our place; `on_progress` tells how it goes."""
@@ -157,6 +190,7 @@ class Referrals:
 
     def forget(self, session: Session) -> bool:
         """A call has ended; whether it had accepted a REFER of ours and not told yet what came of it."""
+        self._served.pop(session, None)
         return self._asked.pop(session, False)
 
     def _on_answer(self, session: Session, status: int, response: Response | None, _now: float) -> None:

@@ -394,3 +394,25 @@ async def test_second_call_of_an_agent_goes_to_the_worker_of_the_first(scene: Sc
     assert idle.sent(media.OpenLeg) == []
     await scene.incoming("501")
     assert len(idle.sent(media.OpenLeg)) == 1
+
+
+async def test_phone_renews_its_subscription_and_wants_to_hear_no_more(scene: Scene) -> None:
+    _, _, _, phone = await scene.talking()
+    refer = ("event", "refer")
+    scene.wires.send(phone, "SUBSCRIBE", refer, ("contact", "<sip:x@192.0.2.1>"))
+    assert (await scene.wires.inbox.wait(Response)).status == 403
+    scene.wires.send(phone, "SUBSCRIBE", ("event", "dialog"), ("contact", "<sip:x@192.0.2.1>"))
+    assert (await scene.wires.inbox.wait(Response)).status == 489
+    scene.wires.send(phone, "REFER", ("refer-to", "<sip:2000@pbx.test>"))
+    asked = await scene.rig.inbox.wait(LegTransferAsked)
+    scene.telephony.report_transfer(asked.transfer_id, TransferState.TRYING)
+    assert (await scene.wires.told())[0] == 100
+    scene.wires.send(phone, "SUBSCRIBE", refer, ("expires", "60"), ("contact", "<sip:x@192.0.2.1>"))
+    assert (await scene.wires.inbox.wait(Response)).get("expires") == "60"
+    assert (await scene.wires.told())[0] == 100
+    scene.wires.send(phone, "SUBSCRIBE", refer, ("expires", "0"), ("contact", "<sip:x@192.0.2.1>"))
+    assert await scene.wires.told() == (100, "terminated;reason=timeout")
+    scene.telephony.report_transfer(asked.transfer_id, TransferState.DONE)
+    scene.agent.hang_up(phone)
+    await scene.rig.inbox.wait(LegEnded)
+    assert not scene.rig.telephony._transferring._referrals._served
