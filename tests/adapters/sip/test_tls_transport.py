@@ -221,6 +221,24 @@ async def test_new_certificate_is_for_new_connections_and_a_broken_one_for_none(
             assert shown_names(other) == ["next.test"]
 
 
+@pytest.mark.parametrize(("name", "taken"), [("127.0.0.1", True), ("other.test", False)])
+async def test_alias_counts_for_the_name_in_the_certificate(authority: Authority, name: str, *, taken: bool) -> None:
+    tls = settings(authority, "127.0.0.1", client_certificate=ClientCertificate.OPTIONAL)
+    files = authority.issue(name, file="peer")
+    context = trusting(authority)
+    context.load_cert_chain(files.certificate, files.key)
+    async with serving(tls) as server, connected(server.port, context, HOST) as (reader, writer):
+        writer.write(options(4321).replace(b";branch", b";alias;branch"))
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"\r\n\r\n")
+        server.call(f"sips:1@{HOST}:4321")
+        if taken:
+            async with asyncio.timeout(5):
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"INVITE sips:1@127.0.0.1:4321")
+        else:
+            assert (await server.inbox.wait(SessionEnded)).reason is EndReason.UNREACHABLE
+
+
 async def test_handshake_that_does_not_end_is_cut_and_counts_for_its_address(authority: Authority) -> None:
     limits = ConnectionLimits(handshake_s=0.2, per_address=1)
     server = Server(settings(authority, "pbx.test"), limits)
