@@ -268,6 +268,9 @@ class Sip(Model):
         overload: what is refused when more comes than can be served.
         connections_per_address: TCP, TLS and WebSocket connections from one address that no
             registration has come by; trunks may have any number.
+        session_expires_s: a call that neither side has refreshed for so long has ended, where the
+            phone knows session timers; 0: we ask for none.
+        session_min_s: phones that ask for less are told to ask for more.
     """
 
     listen: Annotated[tuple[Listener, ...], Field(min_length=1)]
@@ -277,8 +280,17 @@ class Sip(Model):
     guard: Guard = Guard()
     overload: Overload = Overload()
     connections_per_address: Annotated[StrictInt, Field(ge=1, le=10_000)] = 100
+    session_expires_s: Annotated[StrictInt, Field(ge=0, le=86_400)] = 1800
+    session_min_s: Annotated[StrictInt, Field(ge=90, le=86_400)] = 90
     trunks: tuple[Trunk, ...] = ()
     trace_mb: Annotated[StrictInt, Field(ge=0, le=4096)] = 32
+
+    @field_validator("session_expires_s")
+    @classmethod
+    def _long_enough(cls, value: int) -> int:
+        if 0 < value < 90:
+            raise ValueError("nobody may ask for a session timer below 90 s (RFC 4028); write 0 for none")
+        return value
 
 
 class Media(Model):

@@ -11,6 +11,7 @@ from adapters.sip.digest import DigestVerifier
 from adapters.sip.errors import PeerError
 from adapters.sip.guard import Guard
 from adapters.sip.login import Login
+from adapters.sip.session_timer import TimerSettings
 from adapters.sip.uri import SipUri
 
 
@@ -97,6 +98,7 @@ class NativeSettings:
         recordings: folder for `CALLID.wav`.
         algorithms: of digest, offered in this order; None: those of the verifier.
         listener_algorithms: the same for some listeners, by `Flow.local`.
+        session_timer: what calls are refreshed by, where phones know how.
         probe_silent_legs: ask a phone whose audio stopped if it is still there.
         probe_timeout_s: a phone that has not replied after this is gone; long enough for
             four repetitions over UDP.
@@ -109,6 +111,7 @@ class NativeSettings:
     recordings: str
     algorithms: tuple[str, ...] | None = None
     listener_algorithms: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    session_timer: TimerSettings = field(default_factory=TimerSettings)
     probe_silent_legs: bool = True
     probe_timeout_s: float = 4.0
 

@@ -115,6 +115,7 @@ class NativeTelephony:
         verifier = self._verifier if settings.domain == self._verifier.realm else self._verifier_for(settings.domain)
         policy, contacts = settings.policy(verifier, self._exchange.endpoint.guard), settings.contacts()
         self.trunks.replace(settings.trunks)
+        self._exchange.endpoint.session_timer = settings.session_timer
         changed = {n: p for n, p in settings.prompts.items() if self._exchange.settings.prompts.get(n) != p}
         self._verifier, self._exchange.settings, self._calling.contacts = verifier, settings, contacts
         self._exchange.run(

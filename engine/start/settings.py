@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adapters.native.settings import AgentSettings as PhoneSettings
 from adapters.native.settings import NativeSettings
+from adapters.sip.session_timer import TimerSettings
 from config.numbers import DialPlan
 from config.schema import Agent, Document, Listener, Password, Role
 from config.secrets import ALGORITHMS, sip_ha1
@@ -95,6 +96,7 @@ def native_settings(
         recordings=str(recordings),
         algorithms=tuple(map(str, document.sip.digest.algorithms)),
         listener_algorithms=listener_algorithms(document.sip.listen if bound is None else bound, document),
+        session_timer=TimerSettings(document.sip.session_expires_s, document.sip.session_min_s),
     )
 
 

@@ -42,6 +42,8 @@ BROKEN = [
      "give a number from 1 to 65535"),
     ("trunks:", "dns: {timeout_s: 0.05}\n  trunks:", 4, "sip.dns.timeout_s", "0.05 is too small",
      "give 0.1 or more"),
+    ("trunks:", "session_expires_s: 60\n  trunks:", 4, "sip.session_expires_s",
+     "nobody may ask for a session timer below 90 s (RFC 4028)", "write 0 for none"),
     ("trunks:", "connections_per_address: 0\n  trunks:", 4, "sip.connections_per_address", "0 is too small",
      "give 1 or more"),
     ('"127.0.0.4"', '"127.0.0.4/8"', 5, "sip.trunks[0].match[0]",
