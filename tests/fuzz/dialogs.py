@@ -21,6 +21,7 @@ from adapters.sip.failover import Locate
 from adapters.sip.location import Target
 from adapters.sip.login import Login
 from adapters.sip.message import KNOWN_METHODS, Request, Response, build_response, parse_message
+from adapters.sip.notifier import Notifier
 from adapters.sip.referral import Referral, Referrals
 from adapters.sip.registrar import Registrar
 from adapters.sip.session import Session
@@ -97,6 +98,17 @@ class Open(AccessPolicy):
         return Admitted(user="600")
 
 
+class Words:
+    """An event package whose state is a word."""
+
+    content_type = "text/plain"
+
+    def admit(self, subscriber: Admitted, resource: str) -> None: ...
+
+    def document(self, resource: str, version: int) -> bytes:
+        return b"word %d" % version
+
+
 class Rig:
     """The endpoint, what it sent, and what its owner knows."""
 
@@ -112,6 +124,9 @@ class Rig:
             ),
             registrar=Registrar(),
             new_token=self.new_token,
+        )
+        self.notifier = self.endpoint.notifier = Notifier(
+            self.endpoint, {"dialog": Words(), "message-summary": Words()}
         )
         self.referrals = Referrals(self.endpoint, self.on_refer, lambda _session, _status: None)
         self.referred: list[Referral] = []
@@ -191,10 +206,12 @@ def dialogs(data: bytes) -> None:
         rig.take(rig.endpoint.hang_up(session, rig.now))
     for referral in rig.referred:  # whoever serves REFER must answer each
         referral.refuse(603, rig.now)
+    rig.notifier.end_all("deactivated", rig.now)
     rig.take(rig.endpoint.effects())
     rig.pass_time(REST_S)
     assert rig.endpoint.transactions == 0, "a stuck transaction"
     assert rig.endpoint.sessions == 0, "a stuck session"
+    assert len(rig.notifier) == 0, "a stuck subscription"
     assert all(rig.ended[id(session)] == 1 for session in rig.sessions), "a session that ended twice or never"
     assert len(rig.endpoint.counters) < 64
 
@@ -236,6 +253,8 @@ def _peer_asks(rig: Rig, course: Course) -> None:
         request.set("supported", "100rel, timer, replaces, norefersub, outbound, path")
     if method == "REFER":
         request.set("refer-to", "<sip:700@192.0.2.2>")
+    elif method == "SUBSCRIBE":
+        request.set("event", "dialog")
     elif method == "NOTIFY":
         request.set("event", "refer")
         request.set("content-type", "message/sipfrag")
@@ -340,6 +359,11 @@ def _owner_settles_refer(rig: Rig, course: Course) -> None:
     rig.take(rig.endpoint.effects())
 
 
+def _owner_changes_state(rig: Rig, course: Course) -> None:
+    rig.notifier.change("dialog", ("500", "600")[course.choose(2)], rig.now)
+    rig.take(rig.endpoint.effects())
+
+
 def _owner_refers(rig: Rig, course: Course) -> None:
     if rig.sessions:
         session = rig.sessions[course.choose(len(rig.sessions))]
@@ -410,6 +434,7 @@ _STEPS: tuple[Callable[[Rig, Course], None], ...] = (
     _owner_refers,
     _name_is_found,
     _peer_pracks,
+    _owner_changes_state,
 )
 
 _COMMANDS: tuple[Callable[[Rig, Session], Iterable[Effect]], ...] = (
