@@ -55,6 +55,8 @@ def next_flow(target: SipUri, source: Flow, sent_by: str | None) -> Flow:
         if "transport" not in target.params and target.port is None:
             port = PORTS[source.transport]
         return Flow(source.transport, source.local, host, port, source.connection)
+    if "ob" in target.params:  # it asks for the flow that it opened the dialog by (RFC 5626 4.3)
+        return source
     if transport != "udp":
         return Flow(transport, source.local, host, port)
     if host == source.host:
