@@ -55,12 +55,11 @@ def next_flow(target: SipUri, source: Flow, sent_by: str | None) -> Flow:
         if "transport" not in target.params and target.port is None:
             port = PORTS[source.transport]
         return Flow(source.transport, source.local, host, port, source.connection)
-    if "ob" in target.params:  # it asks for the flow that it opened the dialog by (RFC 5626 4.3)
-        return source
     if transport != "udp":
         return Flow(transport, source.local, host, port)
     if host == source.host:
-        return Flow("udp", source.local, host, port)
+        # A phone with "ob" asks for the flow that it opened the dialog by (RFC 5626 4.3).
+        return source if "ob" in target.params else Flow("udp", source.local, host, port)
     if host == sent_by or _hidden(host, source.host):
         return source
     return Flow("udp", source.local, host, port)

@@ -160,6 +160,7 @@ def test_destination_of_a_uri(uri: str, expected: tuple[str, str, int] | None) -
         ("sips:a@192.0.2.1", UDP, "192.0.2.1", Flow("tls", 0, "192.0.2.1", 5061)),
         ("sips:a@192.0.2.1;transport=udp", UDP, "192.0.2.1", UDP),
         ("sip:a@192.0.2.1:5061;ob", UDP._replace(port=33333), "192.0.2.1", UDP._replace(port=33333)),
+        ("sip:a@198.51.100.4;ob", UDP, "192.0.2.1", Flow("udp", 0, "198.51.100.4", 5060)),  # not whom we spoke to
         # A browser: only its WebSocket leads there.
         ("sip:a@x.invalid;transport=ws", WS, "x.invalid", Flow("ws", 2, "x.invalid", 80, 7)),
     ],
