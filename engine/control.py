@@ -475,7 +475,8 @@ class CallControl:
                 self.begin(call, then)
 
     def _on_trunk_reachability(self, event: ev.TrunkReachability) -> None:
-        self.outbound.on_reachability(event)
+        if not self.outbound.on_reachability(event):
+            return
         log.log(
             logging.INFO if event.reachable else logging.WARNING,
             "trunk.reachable" if event.reachable else "trunk.unreachable",

@@ -350,9 +350,9 @@ class OutboundCalls:
         """The call is on its way out no more: it has ended, or its transfer has its outcome."""
         self._dialling.pop(call.call_id, None)
 
-    def on_reachability(self, event: ev.TrunkReachability) -> None:
-        """A trunk or a gateway of it went or came back."""
-        self.book.set_reachable(event.trunk, event.gateway, reachable=event.reachable)
+    def on_reachability(self, event: ev.TrunkReachability) -> bool:
+        """A trunk or a gateway of it went or came back; whether that is news."""
+        return self.book.set_reachable(event.trunk, event.gateway, reachable=event.reachable)
 
     # --- caller id ----------------------------------------------------------------------
 

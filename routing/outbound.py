@@ -320,15 +320,17 @@ class Outbound:
             if not line.calls and trunk not in self._settings:
                 del self._lines[trunk]
 
-    def set_reachable(self, trunk: str, gateway: int | None, *, reachable: bool) -> None:
-        """A gateway, or (None) the trunk as a whole, went or came back."""
+    def set_reachable(self, trunk: str, gateway: int | None, *, reachable: bool) -> bool:
+        """A gateway, or (None) the trunk as a whole, went or came back; whether that is news."""
         line = self._line(trunk)
+        was = not (line.down if gateway is None else gateway in line.gateways_down)
         if gateway is None:
             line.down = not reachable
         elif reachable:
             line.gateways_down.discard(gateway)
         else:
             line.gateways_down.add(gateway)
+        return was != reachable
 
     def leave_alone(self, trunk: str, gateway: int, until: float) -> None:
         """A gateway asked for no more calls until then (Retry-After)."""

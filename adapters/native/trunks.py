@@ -73,22 +73,36 @@ class Trunks:
         return name is not None and name not in self._distrusted
 
     def replace(self, settings: Sequence[TrunkSettings]) -> None:
-        """Put another configuration in force; trunks that stay the same keep their registrations.
+        """Put another configuration in force; while the account with a carrier stays, so does its registration.
 
         Raises:
             ValueError: the address of a gateway is malformed; nothing has changed then.
         """
         wanted = {item.name: (item, _gateways(item)) for item in settings if item.gateways}
         self._distrusted = frozenset(item.name for item in settings if not item.trusted_identity)
-        for name, trunk in tuple(self._trunks.items()):
-            if name not in wanted or wanted[name][0] != trunk.settings:
-                self._stop(trunk)
-                del self._trunks[name]
+        for name in self._trunks.keys() - wanted.keys():
+            self._stop(self._trunks.pop(name))
         for name, (item, gateways) in wanted.items():
-            if name not in self._trunks:
+            old = self._trunks.get(name)
+            if old is None:
                 self._trunks[name] = _Trunk(item, gateways)
                 self._begin(self._trunks[name])
+            elif old.settings != item:
+                self._change(old, item, gateways)
         self._rearm()
+
+    def _change(self, trunk: _Trunk, settings: TrunkSettings, gateways: tuple[SipUri, ...]) -> None:
+        """The same trunk, set otherwise."""
+        old = trunk.settings
+        same_places = (old.gateways, old.priorities) == (settings.gateways, settings.priorities)
+        if not (same_places and old.registration == settings.registration):
+            # What would remove the old registration could arrive after the new one, and remove that.
+            if not (same_places and _address_of_record(old) == _address_of_record(settings)):
+                self._stop(trunk)
+            trunk.registrant = trunk.told_registered = None
+        trunk.checks.clear()
+        trunk.settings, trunk.gateways = settings, gateways
+        self._begin(trunk)
 
     def start(self) -> None:
         """Sockets are there: register, and ask who is alive."""
@@ -118,6 +132,8 @@ class Trunks:
             if settings.options_interval_s:
                 trunk.checks[index] = HealthCheck(settings.options_interval_s, self._draw, now)
         registration = settings.registration
+        if trunk.registrant is not None:
+            return  # it goes on
         if registration is None:
             self._tell(trunk, None, reachable=True)
             return
@@ -210,6 +226,9 @@ class Trunks:
     def _on_registered(
         self, trunk: _Trunk, registrant: Registrant, tx: ClientTransaction, response: Response | _Silence
     ) -> None:
+        stopped = registrant.state is RegistrationState.STOPPED
+        if registrant is not trunk.registrant and not stopped:
+            return  # another one has taken its place
         now = self._exchange.carrier.clock()
         if isinstance(response, _Silence):
             reached = response is _Silence.NO_ANSWER
@@ -224,8 +243,9 @@ class Trunks:
                 user = _Outcome(partial(self._on_registered, trunk, registrant))
                 self._exchange.run(endpoint.send_request(following, tx.flow, user, now))
                 return
-            self._hold(trunk, tx.flow if registrant.state is RegistrationState.REGISTERED else None)
-        if registrant.state is RegistrationState.STOPPED:
+            if not stopped:
+                self._hold(trunk, tx.flow if registrant.state is RegistrationState.REGISTERED else None)
+        if stopped:
             self._leaving.discard(registrant)
         self._note_registration(trunk, registrant)
         self._rearm()
@@ -426,6 +446,10 @@ def _gateways(settings: TrunkSettings) -> tuple[SipUri, ...]:
         return tuple(SipUri.parse(gateway) for gateway in settings.gateways)
     except PeerError as exc:
         raise ValueError(f"gateway of trunk {settings.name}: {exc}") from exc
+
+
+def _address_of_record(settings: TrunkSettings) -> str | None:
+    return None if settings.registration is None else settings.registration.login.username
 
 
 def _host(host: str) -> str:

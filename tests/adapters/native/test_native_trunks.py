@@ -297,3 +297,32 @@ async def test_wrong_password_leaves_the_trunk_out_of_service(tmp_path: Path) ->
             (line,) = rig.telephony.trunks.lines()
             assert line.error == "401 the carrier does not take our password"
             assert all(not event.reachable for event in rig.inbox.of(TrunkReachability) if event.gateway is None)
+
+
+async def test_new_settings_keep_the_registration_of_the_same_account(tmp_path: Path) -> None:
+    wanted = {"registration": RegistrationSettings(LOGIN, LINE), "login": LOGIN}
+    async with Carrier() as carrier:
+        carrier.answer = challenged
+        async with served(tmp_path, trunk(carrier, **wanted)) as (rig, first):
+
+            def change(**more: object) -> None:
+                changed = (trunk(carrier, **{**wanted, **more}),)
+                rig.telephony.reconfigure(dataclasses.replace(first, trunks=changed))
+
+            async def registered() -> Request:
+                while not (request := await carrier.asked("REGISTER")).has("authorization"):
+                    pass
+                return request
+
+            before = await registered()
+            await rig.inbox.wait(TrunkReachability, lambda event: event.gateway is None and event.reachable)
+            change(from_domain="carrier.example")
+            change(registration=RegistrationSettings(LOGIN, LINE, expires_s=120))
+            again = await registered()  # with a longer term, and nothing was removed before it
+            assert (again.get("expires"), again.call_id != before.call_id) == ("120", True)
+            await rig.inbox.wait(TrunkReachability, lambda event: event.gateway is None and event.reachable)
+            change(registration=RegistrationSettings(Login("other", PASSWORD), LINE))
+            seen = {
+                (request.get("expires"), str(request.to.uri)) for request in [await registered(), await registered()]
+            }
+            assert seen == {("0", "sip:me@127.0.0.1"), ("3600", "sip:other@127.0.0.1")}
