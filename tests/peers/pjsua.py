@@ -23,7 +23,7 @@ class Pjsua:
 
     Event kinds: registration (code, active), incoming (call, remote, headers),
     call (call, state, code, reason), media (call, status), dtmf (call, digit),
-    transfer (call, code, final).
+    transfer (call, code, final), presence (uri, online, activity), messages (text).
 
     Args:
         folder: an empty folder of its own for log and sound.
@@ -38,6 +38,7 @@ class Pjsua:
         answer: the status that answers a call at once: 200, 180 (then `answer` later), 486, ...
         codecs: in order of preference.
         transport: "udp" or "tcp".
+        messages: subscribe to its own voice messages.
         demands: extensions without which it makes and takes no call: "100rel", "timer".
     """
 
@@ -57,6 +58,7 @@ class Pjsua:
         codecs: tuple[str, ...] = ("PCMU", "PCMA"),
         transport: str = "udp",
         demands: tuple[str, ...] = (),
+        messages: bool = False,
     ) -> None:
         self.folder = folder
         self.user = user
@@ -79,6 +81,7 @@ class Pjsua:
             "answer": answer,
             "codecs": codecs,
             "transport": transport,
+            "messages": messages,
             "demands": demands,
         }
         self._process = PeerProcess(f"pjsua {user}", folder / "output.log")
@@ -157,6 +160,10 @@ class Pjsua:
 
     async def resume(self, call: int) -> None:
         await self._do("resume", call=call)
+
+    async def watch(self, uri: str) -> None:
+        """Subscribe to somebody's presence."""
+        await self._do("watch", uri=uri)
 
     async def transfer(self, call: int, uri: str) -> None:
         """Send the other one of a call to a URI (REFER)."""

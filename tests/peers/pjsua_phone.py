@@ -108,6 +108,9 @@ class PhoneAccount(pj.Account):  # type: ignore[misc]  # pjsua2 has no types
     def onRegState(self, prm: Any) -> None:  # noqa: N802  # the name that pjsua2 calls
         report("registration", code=int(prm.code), active=bool(self.getInfo().regIsActive))
 
+    def onMwiInfo(self, prm: Any) -> None:  # noqa: N802  # the name that pjsua2 calls
+        report("messages", text=prm.rdata.wholeMsg.partition("\r\n\r\n")[2])
+
     def onIncomingCall(self, prm: Any) -> None:  # noqa: N802  # the name that pjsua2 calls
         call = PhoneCall(self._phone, prm.callId)
         self._phone.calls[prm.callId] = call
@@ -118,12 +121,23 @@ class PhoneAccount(pj.Account):  # type: ignore[misc]  # pjsua2 has no types
         call.answer(answer)
 
 
+class Colleague(pj.Buddy):  # type: ignore[misc]  # pjsua2 has no types
+    """Somebody whose presence is watched."""
+
+    def onBuddyState(self) -> None:  # noqa: N802  # the name that pjsua2 calls
+        info = self.getInfo()
+        if info.subState == pj.PJSIP_EVSUB_STATE_ACTIVE:
+            online = info.presStatus.status == pj.PJSUA_BUDDY_STATUS_ONLINE
+            report("presence", uri=info.uri, online=online, activity=info.presStatus.statusText)
+
+
 class Phone:
     """One endpoint with one account."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
         self.calls: dict[int, PhoneCall] = {}
+        self.colleagues: list[Colleague] = []
         self.closing: list[tuple[float, dict[str, object]]] = []  # ended calls whose recordings are not complete
         self.endpoint = pj.Endpoint()
         self.endpoint.libCreate()
@@ -173,6 +187,7 @@ class Phone:
         suffix = ";transport=tcp" if settings["transport"] == "tcp" else ""
         if settings["proxy"] is not None:
             config.sipConfig.proxies.append(f"sip:{settings['proxy']}{suffix};lr")
+        config.mwiConfig.enabled = settings["messages"]
         if settings["register"]:
             config.regConfig.registrarUri = f"sip:{settings['domain']}{suffix}"
             config.regConfig.timeoutSec = 60
@@ -204,6 +219,14 @@ class Phone:
         parameters = pj.CallOpParam(True)
         parameters.opt.flag = pj.PJSUA_CALL_UNHOLD
         self.calls[call].reinvite(parameters)
+
+    def do_watch(self, uri: str) -> None:
+        config = pj.BuddyConfig()
+        config.uri = uri
+        config.subscribe = True
+        colleague = Colleague()
+        colleague.create(self.account, config)
+        self.colleagues.append(colleague)
 
     def do_transfer(self, call: int, uri: str) -> None:
         self.calls[call].xfer(uri, pj.CallOpParam())
