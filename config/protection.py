@@ -58,8 +58,8 @@ class Guard(Model):
 
     Attributes:
         trusted: networks that are neither limited nor banned, beside those of trunks.
-        failures: failed log-ins within `window_s` that ban an address; ten times as many
-            where other phones log in.
+        failures: failed log-ins that ban an address; ten times as many where other phones log in.
+        window_s: so many failures are forgotten in this time, evenly.
         ban_s: length of the first ban; each further one is twice as long, up to a day.
         requests_per_s, burst: what an address may send without proving itself.
         scanners: beginnings of User-Agent values that are dropped, beside the known ones.

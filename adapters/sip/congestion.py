@@ -11,7 +11,11 @@ from adapters.sip.overload import Admission, Load
 
 INTERVAL_S = 0.05
 
-_SO_MEMINFO = 55  # Linux; the standard library does not name it
+RECEIVE_BUFFER = 4 << 20  # bytes
+
+# Linux; the standard library does not name them.
+_SO_RCVBUFFORCE = 33
+_SO_MEMINFO = 55
 _MEMINFO = struct.Struct("=9I")
 _ALLOCATED, _DROPS = 0, 8
 _DATAGRAM = 2048  # bytes that the kernel accounts for one, about: 1280 for an ACK, 2304 for an INVITE
@@ -74,6 +78,18 @@ class Watch:
     def _drops(sock: socket.socket) -> int:
         state = memory(sock)
         return 0 if state is None else state[1]
+
+
+def widen(sock: socket.socket) -> None:
+    """Let some thousand datagrams wait, as far as the system permits.
+
+    The usual buffer holds 90: a hundred calls at once would lose some, and a
+    flood would lose what belongs to calls in progress before it is noticed.
+    """
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    except OSError:  # for the privileged; others get what net.core.rmem_max allows
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
 
 def memory(sock: socket.socket) -> tuple[int, int] | None:

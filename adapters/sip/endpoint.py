@@ -31,10 +31,10 @@ from adapters.sip.message import (
     validate_request,
     validate_response,
 )
+from adapters.sip.notifier import MIN_EXPIRES_S, IntervalError, Notifier
 from adapters.sip.option_tags import RELIABLE, TIMER
 from adapters.sip.outgoing import OutgoingSession
 from adapters.sip.overload import Admission
-from adapters.sip.notifier import MIN_EXPIRES_S, IntervalError, Notifier
 from adapters.sip.registrar import (
     OUTBOUND,
     PATH,
@@ -58,7 +58,7 @@ from adapters.sip.session import (
     SessionState,
 )
 from adapters.sip.session_timer import IntervalTooSmallError, TimerSettings, ask
-from adapters.sip.stateless import StatelessAnswers, is_absorbed
+from adapters.sip.stateless import Refusals, StatelessAnswers, is_absorbed
 from adapters.sip.transaction import (
     TIMEOUT,
     ClientTransaction,
@@ -146,6 +146,7 @@ class Endpoint:
         admission: refuses new work under load; None: everything is taken on.
         handled: how many messages came in.
         on_flows_lost: told of what can no longer be sent to because a connection has ended.
+        notifier: serves SUBSCRIBE; None: it is not served (405).
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class Endpoint:
         self.handled = 0
         self.on_flows_lost: Callable[[Sequence[Flow]], None] | None = None
         self._stateless = StatelessAnswers(new_token() + new_token())
+        self._refusals = Refusals()
         self._network = network
         self._new_token = new_token
         self._layer = TransactionLayer() if layer is None else layer
@@ -576,15 +578,22 @@ class Endpoint:
     def _is_shed(self, request: Request, flow: Flow, now: float) -> bool:
         """Refuse new work that would come on top of too much, before anything else is done for it."""
         admission = self.admission
-        if admission is None or not admission.limiting or request.method not in _METERED:
+        if admission is None or not (admission.limiting or self._refusals) or request.method not in _METERED:
             return False
         try:
-            if request.to.tag or self._layer.find_server(request) is not None:
+            if request.to.tag:
                 return False
-            after = admission.refuses(admission.urgency(request), now)
+            key = server_key(request)
+            if self._layer.find_server(request, key) is not None:
+                return False
+            if self._refusals.has(key, now):
+                after: int | None = admission.retry_after(admission.urgency(request))
+            else:
+                after = admission.refuses(admission.urgency(request), now) if admission.limiting else None
             if after is None:
                 return False
             back = self._mark_via(request, flow)
+            self._refusals.add(key, now)
         except PeerError:
             return False  # malformed: refused for that
         if self.guard is None or self.guard.on_junk(flow.host, now):

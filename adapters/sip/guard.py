@@ -71,8 +71,8 @@ class GuardSettings:
 
     Attributes:
         trusted: networks that are neither limited nor banned.
-        failures: failed log-ins within the window that ban a source.
-        window_s: how long a failure counts.
+        failures: failed log-ins in a row that ban a source.
+        window_s: after this time so many failures are forgotten, evenly.
         ban_s: length of the first ban; each further one is twice as long.
         max_ban_s: of the longest.
         rate: requests per second that a source may send without proving itself.
@@ -269,7 +269,8 @@ class Guard:
     def _blame(self, host: str, source: _Source, points: float, reason: Reason, now: float) -> None:
         source.score += points
         limit = self._settings.failures * (PATIENCE if source.known_until > now else 1)
-        if source.score >= limit or source.failed >= limit * _SLOW:
+        # What has leaked away since the first of a quick series does not save the last.
+        if source.score > limit - 1 or source.failed >= limit * _SLOW:
             self._ban(host, source, reason, now)
 
     def _source(self, host: str, now: float) -> _Source:

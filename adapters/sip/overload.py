@@ -28,10 +28,13 @@ _SAMPLES_TO_BEGIN = 3
 _SAMPLES_TO_BRAKE = 2
 _MEASURED_S = 1.0  # the rate of admitted work is taken over this time
 _BRAKE_S = 0.5  # load that does not fall within this time brakes harder
+_LOSING = 0.4  # of the time to wait, when datagrams are lost: calls in progress suffer
 _TIGHTER = 0.3  # of the lateness and waiting that switch the limit on
 _BACK_OFF = 0.85  # of the rate that was too much
 _DRAIN = 0.5  # of the rate to come back to, while the backlog is worked off
-_GROWTH = 0.05  # a second
+_GROWTH = 0.05  # a second, at first; the longer nothing happens, the faster
+_MOST_GROWTH = 0.3
+_DOUBLING_S = 2.0
 _STEP = 0.5  # calls a second, a second: so that small rates grow, too
 _LEAVE_S = 3.0  # without a refusal
 _IDLE_S = 1.0  # without an arrival nobody need watch
@@ -140,6 +143,7 @@ class Admission:
         self._emergency = _Bucket(_LEAST, 0.0)
         self._target = 0.0
         self._braked_at: float | None = None
+        self._calm_since = 0.0
         self._looked_at = 0.0
         self._refused_at = 0.0
         self._settings = OverloadSettings()
@@ -196,6 +200,10 @@ class Admission:
             return None
         self.counters[f'sip_overload_refused_total{{urgency="{urgency.value}"}}'] += 1
         self._refused_at = self._arrived_at = now
+        return self.retry_after(urgency)
+
+    def retry_after(self, urgency: Urgency) -> int:
+        """Seconds for Retry-After: never the same for all."""
         low, high = _RETRY_OTHER_S if urgency is Urgency.OTHER else _RETRY_CALL_S
         return low + int(self._random() * (high - low + 1))
 
@@ -238,13 +246,17 @@ class Admission:
             if (
                 since is not None
                 and self._high_samples >= _SAMPLES_TO_BEGIN
-                and now - since + min(load.late_s, settings.sustained_s) >= settings.sustained_s
+                and now - since + min(load.late_s, settings.sustained_s) >= self._patience_s(load)
             ):
                 self._begin(now)
         else:
             self._adapt(self._limit, passed, now)
         self._watched = self._limit is not None or now - self._arrived_at < _IDLE_S
         return self._watched
+
+    def _patience_s(self, load: Load) -> float:
+        """How long to put up with a load like this."""
+        return self._settings.sustained_s * (_LOSING if load.dropped else 1.0)
 
     def _rate(self) -> float:
         """Calls admitted a second, lately."""
@@ -272,9 +284,11 @@ class Admission:
             return
         elif self._braked_at is not None:
             self._braked_at = None
+            self._calm_since = now
             limit.rate = self._target
         else:
-            limit.rate += (limit.rate * _GROWTH + _STEP) * passed
+            growth = min(_MOST_GROWTH, _GROWTH * 2.0 ** ((now - self._calm_since) / _DOUBLING_S))
+            limit.rate += (limit.rate * growth + _STEP) * passed
             if now - self._refused_at >= _LEAVE_S:
                 self._limit = None
                 self._high_since = None

@@ -38,6 +38,48 @@ class StatelessAnswers:
         return _MARK + digest.hexdigest()
 
 
+class Refusals:
+    """Which requests were refused without state lately, so that their repetitions are, too.
+
+    A repetition that was admitted would make a call that its caller knows nothing of.
+
+    Args:
+        keep_s: at least; up to twice that. A request is repeated for 32 s.
+        limit: of numbers remembered, about.
+    """
+
+    def __init__(self, keep_s: float = 32.0, limit: int = 200_000) -> None:
+        self._keep_s = keep_s
+        self._half = limit // 2
+        self._young: set[int] = set()
+        self._old: set[int] = set()
+        self._turned_at = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._young or self._old)
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def add(self, key: object, now: float) -> None:
+        """Remember one."""
+        self._turn(now)
+        self._young.add(hash(key))
+
+    def has(self, key: object, now: float) -> bool:
+        """Whether it was refused."""
+        self._turn(now)
+        number = hash(key)
+        return number in self._young or number in self._old
+
+    def _turn(self, now: float) -> None:
+        passed = now - self._turned_at
+        if passed >= self._keep_s or len(self._young) >= self._half:
+            self._old = self._young if passed < 2 * self._keep_s else set()
+            self._young = set()
+            self._turned_at = now
+
+
 def is_absorbed(data: bytes) -> bool:
     """Whether a message is the ACK to such an answer: there is nothing to do about it."""
     return data[:4] == b"ACK " and _IN_ACK in data

@@ -19,6 +19,7 @@ from functools import partial
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from adapters.sip.congestion import widen
 from adapters.sip.connections import Connection, ConnectionLimits, Connections, KeepAliveTimes, Link
 from adapters.sip.datagrams import Datagrams
 from adapters.sip.dns import DnsSettings
@@ -34,7 +35,6 @@ from adapters.sip.websocket import WebSocketLink
 
 log = logging.getLogger("murima.sip")
 
-_RECEIVE_BUFFER = 1 << 20  # bytes, as far as the system lets us; what waits longer than that holds is better refused
 _REMEMBERED_HOSTS = 4096
 _FAULT_LOG_INTERVAL_S = 1.0
 _BACKLOG = 1024
@@ -124,8 +124,7 @@ class SipTransport:
         for sock in udp:
             index = self._add_listener("udp", sock)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-            # The usual buffer holds 90 datagrams: a hundred calls at once would lose some.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            widen(sock)
             transport, _ = await self._loop.create_datagram_endpoint(partial(Datagrams, self, index), sock=sock)
             self._udp[index] = transport
         self._tls_client = tls_client

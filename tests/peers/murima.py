@@ -198,6 +198,10 @@ class MurimaProcess:
         """PUT JSON and return the JSON document (None when empty). Raises PeerError unless the status is 2xx."""
         return await self._ask("PUT", path, body)
 
+    async def delete(self, path: str) -> Any:
+        """Like `get`, for DELETE."""
+        return await self._ask("DELETE", path, None)
+
     async def metrics(self) -> str:
         assert self.http is not None
         async with self.http.get(f"{self.base_url}/metrics", headers=self._headers()) as response:
