@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ssl
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from config.problems import KeyPath
 from config.schema import Document, Transport
@@ -48,6 +49,7 @@ def warnings(document: Document, base: Path) -> Iterator[Finding]:
         if next(_unusable(path, certificate, key), None) is not None:
             continue
         yield from _out_of_date((*path, "certificate"), certificate, key, now)
+        yield from _foreign_names(document, path, certificate, key)
         mode = stat.S_IMODE(key.stat().st_mode)
         if mode & 0o077:
             message = f"{key} can be read by others (mode {mode:03o})"
@@ -157,21 +159,25 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def _out_of_date(path: KeyPath, certificate: Path, key: Path, now: datetime) -> Iterator[Finding]:
-    """Judge as a client would: the standard library reads the dates of a certificate only in a handshake."""
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.check_hostname = False
-    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    trusting.load_verify_locations(certificate)
-    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = trusting.wrap_bio(down, up)
-    server = _context(certificate, key).wrap_bio(up, down, server_side=True)
+def _foreign_names(document: Document, path: KeyPath, certificate: Path, key: Path) -> Iterator[Finding]:
+    """Names that clients ask for, but that the certificate does not hold."""
+    if len(path) < 4:
+        return
+    tls = document.sip.tls if path[0] == "sip" else document.http.tls
     try:
-        for side in (client, server, client):
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
+        shown = _as_clients_see(certificate, key)
+    except ssl.SSLError:
+        return
+    held = {str(value).lower() for kind, value in shown.get("subjectAltName", ()) if kind == "DNS"}
+    for place, name in enumerate(tls.certificates[int(path[3])].names if tls is not None and held else ()):
+        if name not in held and f"*.{name.partition('.')[2]}" not in held:
+            message = f"{certificate} is not for {name}, but for {', '.join(sorted(held))}"
+            yield (*path, "names", place), message, "give the certificate for this name"
+
+
+def _out_of_date(path: KeyPath, certificate: Path, key: Path, now: datetime) -> Iterator[Finding]:
+    try:
+        shown = _as_clients_see(certificate, key)
     except ssl.SSLCertVerificationError as exc:
         renew = "renew it: clients that verify it refuse to connect"
         if exc.verify_code == _EXPIRED:
@@ -181,9 +187,31 @@ def _out_of_date(path: KeyPath, certificate: Path, key: Path, now: datetime) -> 
         return
     except ssl.SSLError:
         return  # judged by those who verify it for what it is used for
-    shown = client.getpeercert() or {}
     end = str(shown.get("notAfter", ""))
     if end:
         left = datetime.fromtimestamp(ssl.cert_time_to_seconds(end), UTC) - now
         if left < SOON:
             yield path, f"{certificate} expires in {max(left.days, 0)} days", "renew it, and send SIGHUP"
+
+
+def _as_clients_see(certificate: Path, key: Path) -> Mapping[str, Any]:
+    """What a client that trusts the certificate itself learns of it.
+
+    The standard library reads certificates only in a handshake.
+
+    Raises:
+        ssl.SSLError: a client would refuse it; `SSLCertVerificationError` for its dates.
+    """
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False
+    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    trusting.load_verify_locations(certificate)
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(down, up)
+    server = _context(certificate, key).wrap_bio(up, down, server_side=True)
+    for side in (client, server, client):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    return client.getpeercert() or {}

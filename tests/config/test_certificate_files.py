@@ -93,6 +93,15 @@ def test_dates_are_warnings(tmp_path: Path, days: tuple[float, float], message: 
     ]
 
 
+def test_name_that_the_certificate_does_not_hold_is_a_warning(tmp_path: Path) -> None:
+    Authority(tmp_path).issue("pbx.example.org", "*.example.net", file="cert")
+    named = "{certificate: cert.pem, key: cert.key, names: [pbx.example.org, sip.example.net, sip.example.com]}"
+    found = loaded(tmp_path, f"{{certificate: cert.pem, key: cert.key, certificates: [{named}]}}")
+    (warning,) = [item for item in found.warnings if "tls" in item.key]
+    assert warning.key == "sip.tls.certificates[0].names[2]"
+    assert "is not for sip.example.com, but for *.example.net, pbx.example.org" in warning.message
+
+
 def test_key_that_others_can_read_is_a_warning(tmp_path: Path, files: Files) -> None:
     files.key.chmod(0o640)
     (found,) = [item for item in loaded(tmp_path, GOOD).warnings if item.key == "sip.tls.key"]
