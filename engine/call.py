@@ -78,6 +78,7 @@ class Call:
     legs: dict[LegId, Leg] = field(default_factory=dict)  # every leg that has not ended
     forwarded: Forwarded = NOTHING_FORWARDED
     held_by: str = ""  # on whose word it is on hold: agent or operator; phones hold by themselves, see `Leg.held`
+    broken: bool = False  # the agent's phone that failed last gave an answer that makes no sense
     over: bool = False  # CallEnded was published
     transfer: Transfer | None = None  # the one in progress
     transfers: int = 0  # begun so far

@@ -40,6 +40,7 @@ from routing.decisions import (
     Decision,
     Offer,
     OfferWithdrawn,
+    Withdrawal,
 )
 from routing.events import (
     AgentOccupied,
@@ -446,6 +447,7 @@ class CallControl:
             self.outbound.on_failed(call, event)
         elif leg.agent_id is not None and call.offers.get(leg.agent_id) is leg:
             del call.offers[leg.agent_id]
+            call.broken = event.cause is EndCause.BROKEN
             failure = FAILURES.get(event.cause, Failure.FAILED)
             self.publish(ev.OfferFailed, call, agent_id=leg.agent_id, cause=event.cause)
             log.info(
@@ -583,7 +585,8 @@ class CallControl:
         leg = call.offers.pop(AgentId(decision.agent_id), None)
         if leg is None:
             return
-        self.telephony.hang_up(leg.leg_id, EndCause.CANCELLED)
+        taken = decision.reason is Withdrawal.TAKEN
+        self.telephony.hang_up(leg.leg_id, EndCause.TAKEN if taken else EndCause.CANCELLED)
         self._back_to_waiting(call)
 
     def _refused(self, decision: ContactRefused) -> None:
@@ -591,7 +594,10 @@ class CallControl:
         if call is None:
             self.transfers.on_refused(decision, REFUSALS[decision.reason])
         else:
-            self.end(call, REFUSALS[decision.reason], by="system", detail=decision.reason)
+            cause = REFUSALS[decision.reason]
+            if cause is EndCause.FAILED and call.broken:
+                cause = EndCause.BROKEN
+            self.end(call, cause, by="system", detail=decision.reason)
 
     # --- talking and ending -------------------------------------------------------------
 

@@ -41,6 +41,8 @@ class EndCause(StrEnum):
     FORBIDDEN = "forbidden"
     UNSUPPORTED = "unsupported"  # no common codec, or a service that is not there
     MEDIA_LOST = "media_lost"  # audio stopped and the phone no longer answers
+    TAKEN = "taken"  # another phone took the call
+    BROKEN = "broken"  # the called side's answer makes no sense
     OVERLOADED = "overloaded"
     SHUTDOWN = "shutdown"
     FAILED = "failed"  # a fault, ours or theirs
@@ -370,7 +372,7 @@ class OfferFailed(LogEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueLeft(LogEvent):
-    """The caller no longer waits. `outcome` is answered, abandoned, refused or ended."""
+    """The caller no longer waits. `outcome` is answered, abandoned, refused, transferred or ended."""
 
     name: ClassVar[str] = "queue.left"
     outcome: str

@@ -386,9 +386,14 @@ class OutboundCalls:
 _NOTHING_SAID = TrunkRules()
 
 
+_TRUNKS_FAULTS = frozenset(
+    {EndCause.UNREACHABLE, EndCause.FAILED, EndCause.BROKEN, EndCause.OVERLOADED, EndCause.UNSUPPORTED}
+)
+
+
 def is_trunks_fault(event: ev.LegEnded) -> bool:
     """Whether another trunk might do better: the person called had no part in this end."""
     status = event.status
     if status is None:
-        return event.cause in (EndCause.UNREACHABLE, EndCause.FAILED, EndCause.OVERLOADED, EndCause.UNSUPPORTED)
+        return event.cause in _TRUNKS_FAULTS
     return status < 600 and status not in _OUTCOMES

@@ -18,6 +18,8 @@ STATUS = {
     EndCause.FORBIDDEN: 403,
     EndCause.UNSUPPORTED: 488,
     EndCause.MEDIA_LOST: 480,
+    EndCause.TAKEN: 480,
+    EndCause.BROKEN: 502,
     EndCause.OVERLOADED: 503,
     EndCause.SHUTDOWN: 503,
     EndCause.FAILED: 500,
@@ -54,7 +56,7 @@ _REASONS = {
     EndReason.NO_ACK: EndCause.FAILED,
     EndReason.LOST: EndCause.FAILED,
     EndReason.LOCAL: EndCause.NORMAL,
-    EndReason.BROKEN: EndCause.FAILED,
+    EndReason.BROKEN: EndCause.BROKEN,
 }
 
 
@@ -69,13 +71,15 @@ _Q850 = {
     EndCause.FORBIDDEN: (21, "Call rejected"),
     EndCause.UNSUPPORTED: (88, "Incompatible destination"),
     EndCause.MEDIA_LOST: (102, "Recovery on timer expiry"),
+    EndCause.BROKEN: (127, "Interworking"),
     EndCause.OVERLOADED: (42, "Switching equipment congestion"),
     EndCause.SHUTDOWN: (41, "Temporary failure"),
     EndCause.FAILED: (41, "Temporary failure"),
 }
+_ELSEWHERE = 'SIP;cause=200;text="Call completed elsewhere"'  # phones show no missed call then
 _REASON_HEADERS = {
     cause: (("reason", f'Q.850;cause={number};text="{text}"'),) for cause, (number, text) in _Q850.items()
-}
+} | {EndCause.TAKEN: (("reason", _ELSEWHERE),)}
 
 
 def reason_headers(cause: EndCause) -> tuple[tuple[str, str], ...]:

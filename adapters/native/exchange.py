@@ -126,7 +126,8 @@ class Exchange:
         try:
             leg.audio.read(body)
         except PeerError as exc:
-            self.drop(leg, EndCause.UNSUPPORTED, str(exc))
+            broken = leg.request is not None and not leg.answered  # it should have refused our offer
+            self.drop(leg, EndCause.BROKEN if broken else EndCause.UNSUPPORTED, str(exc))
             return False
         self.agreed(leg)
         return True
@@ -163,7 +164,7 @@ class Exchange:
             leg.session.owner = None
         if leg.fork is not None:
             fork, leg.fork = leg.fork, None
-            fork.stop()
+            fork.stop(cause)
         if leg.opening:
             self.send_to(leg.call.worker, media.CloseLeg(leg.leg_id))
         self.emit(LegEnded(leg.leg_id, cause, status, detail, retry_after_s))

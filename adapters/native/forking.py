@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from adapters.native.causes import cause_of
+from adapters.native.causes import cause_of, reason_headers
 from adapters.native.exchange import Exchange
 from adapters.native.legs import Leg
 from adapters.sip.endpoint import Effect
@@ -18,8 +18,6 @@ from adapters.sip.session import Session, SessionAnswered, SessionEnded, Session
 from adapters.sip.transaction import Flow
 from adapters.sip.uri import SipUri
 from engine.events import EndCause
-
-ELSEWHERE = (("reason", 'SIP;cause=200;text="Call completed elsewhere"'),)
 
 # What is told of several failures: rather what a person did than what the network did.
 _TELLING = (EndCause.REJECTED, EndCause.NO_ANSWER, EndCause.BUSY, EndCause.UNSUPPORTED, EndCause.OVERLOADED)
@@ -125,15 +123,15 @@ class Fork:
             self._leg.fork = None
             self._leg.session = event.session
             event.session.owner = self._leg
-            self._cancel(ELSEWHERE)
+            self._cancel(reason_headers(EndCause.TAKEN))
             self._on_answered(self._leg, event.body)
         elif isinstance(event, SessionEnded):
             self._on_failed(branch, event)
 
-    def stop(self, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def stop(self, cause: EndCause) -> None:
         """The leg is over: no phone rings any more."""
         self._groups.clear()
-        self._cancel(headers)
+        self._cancel(reason_headers(cause))
 
     def _on_failed(self, branch: Branch, event: SessionEnded) -> None:
         if branch not in self._ringing:
@@ -144,7 +142,7 @@ class Fork:
             self._failure = (cause, event.status, event.detail)
         self._failed = True
         if event.status is not None and event.status >= 600:
-            self.stop()
+            self.stop(EndCause.CANCELLED)
         if not self._ringing:
             self.begin()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from adapters.native.audio import LegAudio
 from adapters.sip.sdp import SessionDescription
 from adapters.sip.session import Session
-from engine.events import CallId, LegId
+from engine.events import CallId, EndCause, LegId
 from engine.telephony import Originate
 from media.client import Command
 
@@ -32,7 +31,7 @@ class Cancellable(Protocol):
 class Stoppable(Protocol):
     """Phones that ring for one leg; `adapters.native.forking.Fork` is one."""
 
-    def stop(self, headers: Sequence[tuple[str, str]] = ()) -> None: ...
+    def stop(self, cause: EndCause) -> None: ...
 
 
 class Worker:

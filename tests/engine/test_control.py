@@ -80,8 +80,17 @@ def test_ring_all_hangs_up_the_other_phones() -> None:
     first, second = w.phones.ringing("a0001"), w.phones.ringing("a0002")
     w.phones.pick_up(second)
     assert w.phones.legs[first].ended
+    assert ("hang_up taken", first) in w.phones.log  # that phone shows no missed call
     assert w.phones.bridges == {frozenset((caller, second))}
     assert w.state("a0001")[0] is AgentState.READY
+
+
+def test_answer_that_makes_no_sense_is_told_the_direct_caller() -> None:
+    w = World()
+    _, caller = w.phones.dial("7a0001")
+    w.phones.end(w.phones.ringing("a0001"), EndCause.BROKEN)
+    assert ("reject broken", caller) in w.phones.log
+    w.assert_nothing_left()
 
 
 def test_queue_that_nobody_can_serve_refuses_before_answering() -> None:

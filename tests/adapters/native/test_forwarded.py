@@ -80,6 +80,7 @@ async def test_called_phone_is_told(faked: Scene) -> None:
 
 def test_each_cause_but_a_callers_own_has_a_reason() -> None:
     assert [cause for cause in EndCause if not reason_headers(cause)] == [EndCause.CANCELLED]
+    assert reason_headers(EndCause.TAKEN) == (("reason", 'SIP;cause=200;text="Call completed elsewhere"'),)
 
 
 async def test_parties_are_told_why_a_call_ends(faked: Scene) -> None:

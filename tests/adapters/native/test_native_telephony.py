@@ -310,7 +310,7 @@ async def test_agent_that_answers_with_garbage_ends_that_leg_only(scene: Scene) 
     leg_id = scene.ring_agent(incoming.call_id, incoming.leg_id)
     phone = await scene.agent.ringing()
     scene.agent.transport.carry_out(scene.agent.endpoint.answer(phone, b"???", scene.agent.now))
-    assert (await scene.ended(leg_id)).cause is EndCause.UNSUPPORTED
+    assert (await scene.ended(leg_id)).cause is EndCause.BROKEN
     scene.telephony.answer(incoming.leg_id)
     await scene.trunk.answered()
 
