@@ -216,7 +216,7 @@ class Registrant:
         self.registered_until = now + granted
         # Early enough for two more tries; not all customers of a carrier at once.
         self._next_at = now + max(min(SHORTEST_REFRESH_S, granted / 2), granted * (0.7 + 0.15 * self._draw()))
-        self.service_route = tuple(response.get_all("service-route"))
+        self.service_route = _routes(response)
 
     def _granted(self, response: Response) -> float:
         """Seconds that the carrier gave our binding (RFC 3261 10.2.4)."""
@@ -246,6 +246,16 @@ class Registrant:
             wait_s = min(wait_s, max(1.0, (self.registered_until - now) / 4))
         self._next_at = now + wait_s
         return None
+
+
+def _routes(response: Response) -> tuple[str, ...]:
+    """Service-Route; none if one of its values could not be followed."""
+    try:
+        routes = response.addresses("service-route")
+    except PeerError:
+        return ()
+    followed = all(isinstance(route.uri, SipUri) and route.uri.host for route in routes)
+    return tuple(response.get_all("service-route")) if followed else ()
 
 
 def _challenges(response: Response) -> list[Challenge]:

@@ -225,6 +225,14 @@ def test_lost_flow_is_made_again_soon() -> None:
     assert machine.deadline() == 3600.0  # the renewal is on its way
 
 
+@pytest.mark.parametrize("route", ["<sip:", "garbage", "<http://x>", "<sip:edge;lr>, <sip:", ";"])
+def test_service_route_that_leads_nowhere_is_ignored(route: str) -> None:
+    machine = registrant()
+    request = sent(machine.start())
+    machine.on_response(request, answer(request, 200, service_route=route), 0.0)
+    assert machine.service_route == ()
+
+
 def test_service_route_is_kept() -> None:
     machine = registrant()
     request = sent(machine.start())
