@@ -61,7 +61,7 @@ class Interaction:
         queue_id: the last queue it waited in.
         agent_id: the last agent it talked with; None if it never did.
         from_agent: the agent who made the call, for a call from inside.
-        outcome: how it last left a queue: answered, abandoned, refused or ended.
+        outcome: how it last left a queue: answered, abandoned, refused, transferred or ended.
         offers: how often an agent's phone was to ring for it.
         hold_s: time during which at least one side held the other.
         statistics: audio figures, one mapping a leg, with its `party`.
@@ -145,7 +145,8 @@ def _fold(call_id: CallId, ordered: Sequence[LogEvent]) -> Interaction:
                 wait_s += event.wait_s
                 found["outcome"] = event.outcome
             case TalkStarted():
-                found["agent_id"] = event.agent_id
+                if event.agent_id is not None:  # else it went on with somebody outside
+                    found["agent_id"] = event.agent_id
             case TalkEnded():
                 talk_s += event.talk_s
             case HoldStarted():

@@ -90,6 +90,11 @@ class Referral:
             self._notify(status, now)
 
     @property
+    def answered(self) -> bool:
+        """Whether it was accepted or refused."""
+        return self._tx is None
+
+    @property
     def over(self) -> bool:
         """Whether nothing more is told."""
         return self._over

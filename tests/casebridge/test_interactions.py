@@ -65,6 +65,13 @@ def test_call_to_the_outside_names_the_last_trunk() -> None:
     assert (built.trunk_out, built.number_out, built.explanation) == ("two", "0700111222", {"route": "two"})
 
 
+def test_last_agent_is_named_when_the_call_went_on_outside() -> None:
+    onward = TalkStarted(event_id="x", at=START + timedelta(seconds=30), call_id=CallId("c1"))
+    built = fold([*CALL, onward])
+    assert built is not None
+    assert built.agent_id == "a0001"
+
+
 def test_events_of_no_call_make_no_interaction() -> None:
     assert fold([]) is None
     assert fold([EngineStarted(event_id="e", at=START, version="1")]) is None
