@@ -190,10 +190,6 @@ class Transferring:
             if referral.session is session and not referral.answered:  # a fault of ours: nobody will answer it
                 del self._asked[transfer_id]
                 referral.refuse(500, self._exchange.carrier.clock())
-        for transfer_id, referral in tuple(self._asked.items()):
-            if referral.session is session and not referral.answered:  # a fault of ours: nobody will answer it
-                del self._asked[transfer_id]
-                referral.refuse(500, self._exchange.carrier.clock())
         if session not in self._wanted:
             return
         done = accepted and reason is EndReason.BYE
