@@ -241,6 +241,17 @@ def test_a_target_that_we_left_and_that_rings_late_is_cancelled() -> None:
     assert not scene.ends()  # the call with the other goes on
 
 
+def test_a_target_that_we_left_and_that_rings_late_and_dies_is_forgotten() -> None:
+    scene = Scene()
+    scene.link.fate = lambda data: [7.0] if data.startswith(b"INVITE") else [0.001]
+    session = scene.call(until=FAILOVER_AFTER_S - 0.1)
+    scene.link.fate = lambda data: [] if data.startswith((b"SIP/2.0 200", b"SIP/2.0 487")) else [0.001]
+    scene.link.run(20)  # its final responses are lost
+    scene.caller.carry_out(scene.caller.endpoint.hang_up(session, scene.link.now))
+    scene.link.run(scene.link.now + 100)
+    assert scene.caller.endpoint.transactions == 0
+
+
 def test_a_target_that_we_left_and_that_answers_late_is_hung_up() -> None:
     scene = Scene()
     scene.link.fate = lambda data: [] if data.startswith(b"SIP/2.0") else [0.001]
