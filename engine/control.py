@@ -22,7 +22,7 @@ from typing import Any
 from config.numbers import DialPlan, is_pattern
 from config.schema import Action, AnswerSilence, DialOut, EchoBack, PlayPrompt, RingAgent, Supervise, ToQueue
 from engine import events as ev
-from engine import snapshot
+from engine import orphans, snapshot
 from engine.bus import EventBus
 from engine.call import Call, CallState, Leg
 from engine.causes import FAILURES, REFUSALS
@@ -104,7 +104,7 @@ class CallControl:
         """
         self.telephony = telephony
         self.settings = settings
-        self._bus = bus
+        self.bus = bus
         self.clock = clock
         self.new_id = new_id
         self._on_deadline = on_deadline
@@ -484,7 +484,7 @@ class CallControl:
             "trunk.reachable" if event.reachable else "trunk.unreachable",
             extra={"trunk": event.trunk, "gateway": event.gateway, "detail": event.detail},
         )
-        self._bus.publish(
+        self.bus.publish(
             ev.TrunkStateChanged(
                 event_id=self.new_id(),
                 at=self.clock.utc(),
@@ -700,7 +700,7 @@ class CallControl:
     def _on_report(self, event: ev.LegReport) -> None:
         kept = self.orphans.get(event.call_id)
         originated = event.originated or (kept is not None and kept.agent_leg == event.leg_id)
-        self._bus.publish(
+        self.bus.publish(
             ev.LegMeasured(
                 event_id=self.new_id(),
                 at=self.clock.utc(),
@@ -711,7 +711,7 @@ class CallControl:
         )
 
     def _on_recording(self, event: ev.RecordingFinished) -> None:
-        self._bus.publish(
+        self.bus.publish(
             ev.RecordingStored(
                 event_id=self.new_id(),
                 at=self.clock.utc(),
@@ -726,60 +726,10 @@ class CallControl:
         if event.error:
             log.error("recording.failed", extra={"call_id": event.call_id, "error": event.error})
 
-    # --- calls of an earlier engine -----------------------------------------------------
-
-    def _on_orphan(self, event: ev.CallAbandonedByEngine) -> None:
-        """A worker still carries a call that an engine before this one had set up.
-
-        Its audio goes on untouched. Its agent counts as talking, so that no
-        second caller is offered to the same phone.
-        """
-        try:
-            kept = snapshot.decode(event.snapshot)
-        except snapshot.SnapshotError as exc:
-            log.warning("call.snapshot_unreadable", extra={"call_id": event.call_id, "error": str(exc)})
-            return
-        self.orphans[event.call_id] = kept
-        self.outbound.on_found(kept)
-        log.info("call.found", extra={"call_id": event.call_id, "agent_id": kept.agent_id, "state": kept.state})
-        for agent_id in (kept.agent_id, kept.from_agent):
-            if agent_id is not None:
-                self.route(AgentOccupied(agent_id, event.call_id))
-
-    def _on_orphan_ended(self, event: ev.OrphanEnded) -> None:
-        kept = self.orphans.pop(event.call_id, None)
-        if kept is None:
-            return
-        self.outbound.on_lost(kept)
-        now = self.clock.utc()
-        common: dict[str, Any] = {
-            "at": now,
-            "call_id": event.call_id,
-            "agent_id": AgentId(kept.agent_id) if kept.agent_id else None,
-            "queue_id": QueueId(kept.queue_id) if kept.queue_id else None,
-        }
-        if kept.talk_started_at is not None:
-            talk_s = round((now - kept.talk_started_at).total_seconds(), 3)
-            self._bus.publish(ev.TalkEnded(event_id=self.new_id(), talk_s=talk_s, **common))
-        self._bus.publish(
-            ev.CallEnded(
-                event_id=self.new_id(),
-                cause=EndCause.NORMAL,
-                by="system",
-                duration_s=round((now - kept.started_at).total_seconds(), 3),
-                detail="the engine restarted during the call; ended when its audio stopped",
-                **common,
-            )
-        )
-        log.info("call.ended", extra={"call_id": event.call_id, "cause": EndCause.NORMAL, "by": "system"})
-        for agent_id in (kept.agent_id, kept.from_agent):
-            if agent_id is not None:
-                self.route(ConversationEnded(event.call_id, agent_id))
-
     # --- publishing ---------------------------------------------------------------------
 
     def publish(self, kind: type[ev.LogEvent], call: Call, *, agent_id: AgentId | None = None, **facts: Any) -> None:
-        self._bus.publish(
+        self.bus.publish(
             kind(
                 event_id=self.new_id(),
                 at=self.clock.utc(),
@@ -793,7 +743,7 @@ class CallControl:
     def _publish_agent(self, change: AgentChanged) -> None:
         status = self.router.agent(change.agent_id)
         contact = status.contact_id if status is not None else None
-        self._bus.publish(
+        self.bus.publish(
             ev.AgentStateChanged(
                 event_id=self.new_id(),
                 at=self.clock.utc(),
@@ -825,8 +775,8 @@ _HANDLERS: dict[type, Callable[[CallControl, Any], None]] = {
     ev.LegReport: CallControl._on_report,
     ev.PlayFinished: CallControl._on_play_finished,
     ev.RecordingFinished: CallControl._on_recording,
-    ev.CallAbandonedByEngine: CallControl._on_orphan,
-    ev.OrphanEnded: CallControl._on_orphan_ended,
+    ev.CallAbandonedByEngine: orphans.on_found,
+    ev.OrphanEnded: orphans.on_ended,
     ev.AgentReachability: CallControl._on_reachability,
     ev.TrunkReachability: CallControl._on_trunk_reachability,
 }
