@@ -26,7 +26,7 @@ _SILENCE_S = 300
 
 _CONFIG = """\
 poll_method epoll
-sip_listen {address}:{port}
+sip_listen {shown}:{port}
 net_interface {address}
 audio_player aubridge,nil
 audio_source aufile,{play}
@@ -56,7 +56,7 @@ module sndfile.so
 module_tmp account.so
 module_app menu.so
 module_app ctrl_tcp.so
-ctrl_tcp_listen {address}:{control_port}
+ctrl_tcp_listen {control}:{control_port}
 snd_path {folder}
 """
 
@@ -70,7 +70,7 @@ class Baresip:
     Args:
         folder: an empty folder of its own for settings, log and sound.
         user: the account's user part.
-        address: loopback address to bind.
+        address: loopback address to bind, IPv4 or IPv6.
         port: SIP port (UDP and TCP); a free one by default.
         play: WAV file (8 kHz, mono, 16 bit) played into each call from its start; silence by default.
         domain: the account's domain and realm; the address and port by default.
@@ -105,10 +105,12 @@ class Baresip:
         self.folder = folder
         self.user = user
         self.address = address
-        self.port = port if port is not None else free_port(address, span=2)  # baresip takes the next one for TLS
+        self._control = "127.0.0.1" if ":" in address else address
+        self._shown = f"[{address}]" if ":" in address else address
+        self.port = port if port is not None else free_port(self._control, span=2)  # it takes the next one for TLS
         self.events = Events(f"baresip {user}")
         self._play = play
-        self._domain = domain or f"{address}:{self.port}"
+        self._domain = domain or f"{self._shown}:{self.port}"
         self._proxy = proxy
         self._password = password
         self._register = register
@@ -125,7 +127,7 @@ class Baresip:
     @property
     def uri(self) -> str:
         """Where a fixed contact reaches it."""
-        return f"sip:{self.user}@{self.address}:{self.port}"
+        return f"sip:{self.user}@{self._shown}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -150,10 +152,12 @@ class Baresip:
         modules = next((folder for folder in _MODULES if folder.is_dir()), None)
         if modules is None:
             raise PeerError("baresip's modules are not installed: `make setup-test` installs baresip")
-        control_port = free_port(self.address)
-        rtp_first = free_port(self.address, span=20, align=2)
+        control_port = free_port(self._control)
+        rtp_first = free_port(self._control, span=20, align=2)
         config = _CONFIG.format(
             address=self.address,
+            shown=self._shown,
+            control=self._control,
             port=self.port,
             play=play,
             rtp_first=rtp_first,
@@ -171,7 +175,9 @@ class Baresip:
         (self.folder / "config").write_text(config)
         (self.folder / "accounts").write_text("" if self._register else self._account() + "\n")
         (self.folder / "contacts").write_text("")
-        await self._process.start(["baresip", "-4", "-f", self.folder], folder=self.folder)
+        await self._process.start(
+            ["baresip", "-6" if ":" in self.address else "-4", "-f", self.folder], folder=self.folder
+        )
         self._writer = await self._connect(control_port)
         if self._register:  # not from the file: its events would come before anyone listens
             await self.command("uanew", self._account())
@@ -194,7 +200,7 @@ class Baresip:
                 if self._process.returncode is not None:
                     raise PeerError(f"baresip ended at start\n{self._process.tail()}")
                 with contextlib.suppress(OSError):
-                    reader, writer = await asyncio.open_connection(self.address, port)
+                    reader, writer = await asyncio.open_connection(self._control, port)
                     self._reading = asyncio.create_task(self._read(reader))
                     return writer
                 await asyncio.sleep(0.05)  # nothing tells when the port opens

@@ -21,6 +21,7 @@ from adapters.sip.session import SessionAcked, SessionAnswered, SessionEnded
 from adapters.sip.transport import SipTransport
 from adapters.sip.uri import SipUri
 from tests.native_rig import Inbox, new_token, verifier_for
+from tests.peers.baresip import Baresip
 from tests.peers.murima import MurimaProcess
 
 HOST = "::1"
@@ -119,6 +120,35 @@ async def test_call_between_two_ipv6_phones_with_audio(tmp_path: Path, transport
             assert f"@[{HOST}]:{port}" in session.dialog.target
             caller.transport.carry_out(caller.endpoint.hang_up(session, caller.transport.clock()))
             await called.inbox.wait(SessionEnded)
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_baresip_calls_baresip_over_ipv6(tmp_path: Path, transport: str) -> None:
+    murima = MurimaProcess({}, tmp_path / "murima")
+    port = murima.sip_port
+    async with (
+        Baresip(tmp_path / "called", "a0001", address=HOST, transport=transport) as called,
+        Baresip(tmp_path / "caller", "1", address=HOST, transport=transport) as caller,
+    ):
+        parameter = ";transport=tcp" if transport == "tcp" else ""
+        murima.folder.mkdir()
+        murima.write_config(
+            {
+                "sip": {
+                    "listen": [f"udp:[{HOST}]:{port}", f"tcp:[{HOST}]:{port}"],
+                    "trunks": [{"name": "six", "match": [HOST]}],
+                },
+                "media": {"address": HOST},
+                "agents": [{"id": "a0001", "password": "secret", "contact": called.uri + parameter}],
+                "numbers": {"700": {"agent": "a0001"}},
+            }
+        )
+        async with murima:
+            await caller.dial(f"sip:700@[{HOST}]:{port}")  # it adds the account's transport
+            await called.expect("call_established")
+            await caller.expect("call_established")
+            await called.hang_up()
+            await caller.expect("call_closed")
 
 
 async def hear(caller: Phone, called: Phone, answer: bytes) -> None:
