@@ -18,10 +18,10 @@ from tests.ports import loopback_address
 from tests.speech import RATE, speech
 
 # Silence before the speech: both ends, and the phones' jitter buffers, are settled by then.
-LEAD_S = 0.5
-SPEECH_S = 2.5
+LEAD_S = 0.4
+SPEECH_S = 2.0
 # What a call needs for all of it.
-TALK_S = LEAD_S + SPEECH_S + 0.5
+TALK_S = LEAD_S + SPEECH_S + 0.4
 
 # pjsua_call_media_status
 _ACTIVE, _LOCAL_HOLD, _REMOTE_HOLD = 1, 2, 3

@@ -3,43 +3,82 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import pytest_asyncio
 
 from tests.peers.asterisk import Asterisk
-from tests.peers.interop import account, assert_heard, office, until_free
+from tests.peers.interop import account, all_of, assert_heard, office, until_free
 from tests.peers.murima import MurimaProcess
-from tests.peers.parties import LEAD_S, SPEECH_S, TALK_S, party, write_words
+from tests.peers.parties import SPEECH_S, TALK_S, party, write_words
 from tests.ports import free_port, loopback_address
 from tests.speech import speech
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 CUSTOMER = ("254201234567", "carrier-secret")
+CARRIER, DESK, REGISTRAR = (loopback_address() for _ in range(3))
+DESK_PORT, REGISTRAR_PORT = free_port(DESK), free_port(REGISTRAR)
 
 
-async def test_calls_from_asterisk_through_a_queue_to_asterisk(tmp_path: Path) -> None:
-    """One Asterisk is the carrier, matched by its address; another is where the agent's fixed contact lies."""
-    carrier_address, desk_address = loopback_address(), loopback_address()
-    desk_port = free_port(desk_address)
-    config = office("a0001")
-    config["agents"][0]["contact"] = f"sip:talk@{desk_address}:{desk_port}"
-    config |= {
-        "sip": {"trunks": [{"name": "carrier", "match": [carrier_address]}]},
-        "queues": [{"id": "support", "members": ["a0001"], "wrap_up_s": 0}],
-        "numbers": {"500": {"queue": "support"}},
-    }
+class Site(NamedTuple):
+    murima: MurimaProcess
+    registrar: Asterisk  # the carrier that murima registers with
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    user, password = CUSTOMER
+    config = office(
+        *(f"a{number:04}" for number in range(1, 5)),
+        sip={
+            "trunks": [
+                {"name": "carrier", "match": [CARRIER]},
+                {
+                    "name": "registrar",
+                    "address": f"sip:{REGISTRAR}:{REGISTRAR_PORT}",
+                    "register": {"username": user, "password": password, "expires_s": 60},
+                    "caller_id": {"number": user},
+                },
+            ]
+        },
+        routes=[{"name": "world", "match": "~0\\d{9}", "trunks": ["registrar"]}],
+        queues=[
+            {"id": "desk", "members": ["a0001"], "wrap_up_s": 0},
+            {"id": "phone", "members": ["a0004"], "wrap_up_s": 0},
+        ],
+        numbers={"501": {"queue": "desk"}, "504": {"queue": "phone"}},
+    )
+    config["agents"][0]["contact"] = f"sip:talk@{DESK}:{DESK_PORT}"
+    murima = MurimaProcess(config, folder / "murima")
     async with (
-        MurimaProcess(config, tmp_path / "murima") as murima,
-        Asterisk(
-            tmp_path / "carrier", murima.remote, address=carrier_address, play=write_words(tmp_path / "caller", 1)
-        ) as carrier,
-        Asterisk(
-            tmp_path / "desk",
+        Asterisk(  # first, so that it hears our first REGISTER
+            folder / "registrar",
             murima.remote,
-            address=desk_address,
-            port=desk_port,
-            play=write_words(tmp_path / "agent", 2),
-        ) as desk,
+            address=REGISTRAR,
+            port=REGISTRAR_PORT,
+            customer=CUSTOMER,
+            numbers={"0700111222": "talk"},
+            play=write_words(folder / "said", 5),
+        ) as registrar,
+        murima,
     ):
-        await carrier.dial("500", caller="0700111222")
+        await murima.login()
+        yield Site(murima, registrar)
+
+
+async def from_asterisk_through_a_queue_to_asterisk(site: Site, folder: Path) -> None:
+    """One Asterisk is the carrier, matched by its address; another is where the agent's fixed contact lies."""
+    remote = site.murima.remote
+    async with (
+        Asterisk(folder / "carrier", remote, address=CARRIER, play=write_words(folder / "caller", 1)) as carrier,
+        Asterisk(folder / "desk", remote, address=DESK, port=DESK_PORT, play=write_words(folder / "agent", 2)) as desk,
+    ):
+        await carrier.dial("501", caller="0700111222")
         invite = await desk.expect("newchannel")
         assert invite["CallerIDNum"] == "0700111222"
         await desk.expect("mixmonitorstart")
@@ -50,24 +89,22 @@ async def test_calls_from_asterisk_through_a_queue_to_asterisk(tmp_path: Path) -
         assert_heard(speech(SPEECH_S, 2), await carrier.heard())
 
 
-async def test_asterisk_registers_and_calls_and_is_called_as_an_agent(tmp_path: Path) -> None:
-    config = office("a0001", "a0002")
+async def asterisk_registers_as_an_agent(site: Site, folder: Path) -> None:
+    """It calls, with a password, and is called."""
     async with (
-        MurimaProcess(config, tmp_path / "murima") as murima,
         Asterisk(
-            tmp_path / "asterisk",
-            murima.remote,
+            folder / "asterisk",
+            site.murima.remote,
             address=loopback_address(),
-            account=("a0001", "secret"),
-            numbers={"a0001": "talk"},
-            play=write_words(tmp_path / "said", 3),
+            account=("a0002", "secret"),
+            numbers={"a0002": "talk"},
+            play=write_words(folder / "said", 3),
             transport="tcp",
         ) as asterisk,
-        party("pjsua", tmp_path / "phone", "a0002", variant=4, **account(murima)) as phone,
+        party("pjsua", folder / "phone", "a0003", variant=4, **account(site.murima)) as phone,
     ):
-        await murima.login()
         await asterisk.expect("registry", Status="Registered")
-        await phone.dial("sip:a0001@pbx.local")
+        await phone.dial("sip:a0002@pbx.local")
         await phone.talking()
         await asyncio.sleep(TALK_S)  # the speech takes its time
         await phone.hang_up()
@@ -75,9 +112,9 @@ async def test_asterisk_registers_and_calls_and_is_called_as_an_agent(tmp_path: 
         await asterisk.expect("hangup")
         assert_heard(phone.words, await asterisk.heard())
         assert_heard(speech(SPEECH_S, 3), phone.heard())
-        await until_free(murima, "a0001", "a0002")
+        await until_free(site.murima, "a0002", "a0003")
 
-        await asterisk.dial("a0002")  # murima asks for the password
+        await asterisk.dial("a0003")
         await phone.talking()
         await asyncio.sleep(TALK_S)
         await asterisk.hang_up()
@@ -86,58 +123,33 @@ async def test_asterisk_registers_and_calls_and_is_called_as_an_agent(tmp_path: 
         assert_heard(speech(SPEECH_S, 3), phone.heard())
 
 
-async def test_we_register_with_asterisk_and_call_both_ways(tmp_path: Path) -> None:
-    """Asterisk as a carrier with a password: our calls go out through a route, its calls come to our contact."""
-    address = loopback_address()
-    port = free_port(address)
-    user, password = CUSTOMER
-    config = office("a0001")
-    config |= {
-        "sip": {
-            "trunks": [
-                {
-                    "name": "carrier",
-                    "address": f"sip:{address}:{port}",
-                    "register": {"username": user, "password": password, "expires_s": 60},
-                    "caller_id": {"number": user},
-                }
-            ]
-        },
-        "routes": [{"name": "world", "match": "~0\\d{9}", "trunks": ["carrier"]}],
-        "queues": [{"id": "support", "members": ["a0001"], "wrap_up_s": 0}],
-        "numbers": {"500": {"queue": "support"}},
-    }
-    murima = MurimaProcess(config, tmp_path / "murima")
-    async with (
-        Asterisk(
-            tmp_path / "carrier",
-            murima.remote,
-            address=address,
-            port=port,
-            customer=CUSTOMER,
-            numbers={"0700111222": "talk"},
-            play=write_words(tmp_path / "said", 5),
-        ) as carrier,
-        murima,
-        party("baresip", tmp_path / "phone", "a0001", variant=6, **account(murima)) as phone,
-    ):
-        await murima.login()
-        await carrier.expect("contactstatus", ContactStatus="NonQualified")
+async def we_register_with_asterisk(site: Site, folder: Path) -> None:
+    """Our calls go out through a route, with a password; its calls come to the contact that we registered."""
+    carrier = site.registrar
+    async with party("baresip", folder / "phone", "a0004", variant=6, **account(site.murima)) as phone:
         await phone.dial("sip:0700111222@pbx.local")
         invite = await carrier.expect("newchannel")
-        assert invite["CallerIDNum"] == user
+        assert invite["CallerIDNum"] == CUSTOMER[0]
         await phone.talking()
         await asyncio.sleep(TALK_S)  # the speech takes its time
         await phone.hang_up()
         await carrier.expect("hangup")
         assert_heard(phone.words, await carrier.heard())
         assert_heard(speech(SPEECH_S, 5), phone.heard())
-        await until_free(murima, "a0001")
+        await until_free(site.murima, "a0004")
 
-        await carrier.dial("500")
+        await carrier.dial("504")
         await phone.talking()
-        await asyncio.sleep(TALK_S + LEAD_S)
+        await asyncio.sleep(TALK_S)
         await carrier.hang_up()
         await phone.ended()
         assert_heard(phone.words, await carrier.heard())
         assert_heard(speech(SPEECH_S, 5), phone.heard())
+
+
+async def test_asterisk_calls_and_is_called_at_every_kind_of_trunk(tmp_path: Path, site: Site) -> None:
+    await all_of(
+        from_asterisk_through_a_queue_to_asterisk(site, tmp_path / "1"),
+        asterisk_registers_as_an_agent(site, tmp_path / "2"),
+        we_register_with_asterisk(site, tmp_path / "3"),
+    )

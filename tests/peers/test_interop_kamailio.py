@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.peers.interop import all_of, assert_heard, office, until_call_is
 from tests.peers.kamailio import Kamailio, Passed
@@ -13,50 +16,76 @@ from tests.peers.murima import MurimaProcess
 from tests.peers.parties import party
 from tests.ports import free_port, loopback_address
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A proxy with an agent's phone behind it, who is called by 7 and the digits of the id.
+
+    Attributes:
+        agent: the agent's id.
+        between: what the proxy and murima speak, "udp" or "tcp"; the phones speak UDP.
+        address, port: of the proxy.
+    """
+
+    agent: str
+    between: str
+    address: str
+    port: int
+
+    @property
+    def number(self) -> str:
+        return f"7{self.agent[1:]}"
+
+
+def _site(agent: str, between: str) -> Site:
+    address = loopback_address()
+    return Site(agent, between, address, free_port(address))
+
+
+SITES = (_site("a0001", "udp"), _site("a0002", "udp"), _site("a0003", "tcp"), _site("a0004", "tcp"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def murima(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MurimaProcess]:
+    config = office(
+        *(site.agent for site in SITES),
+        sip={"trunks": [{"name": site.agent, "match": [site.address]} for site in SITES]},
+        numbers={"~7(\\d{4})": {"agent": "a\\1"}},
+    )
+    for agent, site in zip(config["agents"], SITES, strict=True):
+        agent["contact"] = f"sip:{site.agent}@{site.address}:{site.port};transport={site.between}"
+    async with MurimaProcess(config, tmp_path_factory.mktemp("murima")) as running:
+        await running.login()
+        yield running
+
 
 async def call_through_proxy(
-    folder: Path, caller_make: str, agent_make: str, holder_hangs_up: str, between: str
+    murima: MurimaProcess, site: Site, folder: Path, caller_make: str, agent_make: str, who_holds: str
 ) -> None:
-    """A caller behind the proxy calls an agent behind it; one of the two holds, takes back, and hangs up.
-
-    Args:
-        folder: an empty folder of its own.
-        caller_make, agent_make: of the phones, which speak UDP.
-        holder_hangs_up: "caller" or "agent".
-        between: what the proxy and murima speak, "udp" or "tcp".
-    """
-    proxy_address = loopback_address()
-    proxy_port = free_port(proxy_address)
-    config = office("a0001")
-    config["agents"][0]["contact"] = f"sip:a0001@{proxy_address}:{proxy_port};transport={between}"
-    config |= {
-        "sip": {"trunks": [{"name": "proxy", "match": [proxy_address]}]},
-        "queues": [{"id": "support", "members": ["a0001"], "wrap_up_s": 0}],
-        "numbers": {"500": {"queue": "support"}},
-    }
+    """A caller behind the proxy calls the agent behind it; one of the two holds, takes back, and hangs up."""
     async with (
-        MurimaProcess(config, folder / "murima") as murima,
-        party(agent_make, folder / "agent", "a0001", variant=1) as agent,
+        party(agent_make, folder / "agent", site.agent, variant=1) as agent,
         Kamailio(
             folder / "proxy",
             murima.remote,
-            address=proxy_address,
-            port=proxy_port,
-            phones={"a0001": agent.uri},
-            transport=between,
+            address=site.address,
+            port=site.port,
+            phones={site.agent: agent.uri},
+            transport=site.between,
         ) as proxy,
         party(
             caller_make, folder / "caller", "0700111222", variant=2, domain="pbx.local", proxy=proxy.remote
         ) as caller,
     ):
-        await murima.login()
-        holder, other = (caller, agent) if holder_hangs_up == "caller" else (agent, caller)
-        await caller.dial("sip:500@pbx.local")
+        holder, other = (caller, agent) if who_holds == "caller" else (agent, caller)
+        await caller.dial(f"sip:{site.number}@pbx.local")
         await asyncio.gather(caller.talking(), agent.talking())
         await holder.hold()
-        await until_call_is(murima, "held", "a0001")
+        await until_call_is(murima, "held", site.agent)
         await holder.resume()
-        await until_call_is(murima, "talking", "a0001")
+        await until_call_is(murima, "talking", site.agent)
         await asyncio.gather(caller.say_again(), agent.say_again())
         await holder.hang_up()
         await asyncio.gather(caller.ended(), agent.ended())
@@ -67,14 +96,13 @@ async def call_through_proxy(
         passed = proxy.passed()
         assert {request.kind for request in passed} == {"initial", "dialog"}
         sources = {"caller": _address(caller.uri), "agent": _address(agent.uri)}
-        holder_address = sources[holder_hangs_up]
         for request in (
             Passed("initial", "INVITE", sources["caller"]),
             Passed("initial", "INVITE", murima.address),
             Passed("dialog", "ACK", sources["caller"]),
             Passed("dialog", "ACK", murima.address),
-            Passed("dialog", "INVITE", holder_address),  # hold and resume
-            Passed("dialog", "BYE", holder_address),
+            Passed("dialog", "INVITE", sources[who_holds]),
+            Passed("dialog", "BYE", sources[who_holds]),
             Passed("dialog", "BYE", murima.address),
         ):
             assert request in passed, f"{request} did not pass: {passed}"
@@ -84,9 +112,11 @@ def _address(uri: str) -> str:
     return uri.partition("@")[2].partition(":")[0]
 
 
-@pytest.mark.parametrize("between", ["udp", "tcp"])
-async def test_requests_of_a_call_stay_on_the_recorded_route(tmp_path: Path, between: str) -> None:
+async def test_requests_of_a_call_stay_on_the_recorded_route(tmp_path: Path, murima: MurimaProcess) -> None:
+    udp, other_udp, tcp, other_tcp = SITES
     await all_of(
-        call_through_proxy(tmp_path / "1", "pjsua", "linphone", "agent", between),
-        call_through_proxy(tmp_path / "2", "baresip", "pjsua", "caller", between),
+        call_through_proxy(murima, udp, tmp_path / "1", "pjsua", "linphone", "agent"),
+        call_through_proxy(murima, other_udp, tmp_path / "2", "baresip", "pjsua", "caller"),
+        call_through_proxy(murima, tcp, tmp_path / "3", "linphone", "baresip", "caller"),
+        call_through_proxy(murima, other_tcp, tmp_path / "4", "pjsua", "pjsua", "agent"),
     )

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.certificates import Authority, Files
 from tests.peers.asterisk import Asterisk
-from tests.peers.interop import account, assert_heard, office, until_free
+from tests.peers.interop import account, all_of, assert_heard, office, until_free
 from tests.peers.jssip_phone import JsSip
 from tests.peers.murima import MurimaProcess
 from tests.peers.parties import SPEECH_S, TALK_S, party, write_words
@@ -47,7 +47,7 @@ async def secure(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Secu
     authority = Authority(folder)
     files = authority.issue(address, "pbx.local", file="murima")
     tls = {"certificate": files.certificate.name, "key": files.key.name}
-    config = office("a0001", "a0002", "a0003")
+    config = office(*(f"a{number:04}" for number in range(1, 5)))
     config |= {
         "sip": {
             "listen": [f"udp:{address}:{port}", f"tls:{address}:{port + 1}"],
@@ -71,23 +71,28 @@ async def secure(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Secu
         yield Secure(murima, f"{address}:{port + 1}", authority.root, authority.issue(ASTERISK, file="asterisk"))
 
 
-@pytest.mark.parametrize(("caller_make", "agent_make"), [("linphone", "baresip"), ("baresip", "linphone")])
-async def test_phones_call_each_other_over_tls(
-    tmp_path: Path, secure: Secure, caller_make: str, agent_make: str
-) -> None:
+async def call_over_tls(secure: Secure, folder: Path, caller_make: str, agent_make: str, first_agent: int) -> None:
+    caller_id, agent_id = f"a{first_agent:04}", f"a{first_agent + 1:04}"
     options = account(secure.murima, transport="tls", proxy=secure.remote, ca=secure.ca)
     async with (
-        party(agent_make, tmp_path / "agent", "a0002", variant=1, **options) as agent,
-        party(caller_make, tmp_path / "caller", "a0001", variant=2, **options) as caller,
+        party(agent_make, folder / "agent", agent_id, variant=1, **options) as agent,
+        party(caller_make, folder / "caller", caller_id, variant=2, **options) as caller,
     ):
-        await until_free(secure.murima, "a0001", "a0002")
-        await caller.dial("sip:a0002@pbx.local")
+        await until_free(secure.murima, caller_id, agent_id)
+        await caller.dial(f"sip:{agent_id}@pbx.local")
         await asyncio.gather(caller.talking(), agent.talking())
         await asyncio.sleep(TALK_S)  # the speech takes its time
         await agent.hang_up()
         await asyncio.gather(caller.ended(), agent.ended())
         assert_heard(caller.words, agent.heard())
         assert_heard(agent.words, caller.heard())
+
+
+async def test_phones_call_each_other_over_tls(tmp_path: Path, secure: Secure) -> None:
+    await all_of(
+        call_over_tls(secure, tmp_path / "1", "linphone", "baresip", 1),
+        call_over_tls(secure, tmp_path / "2", "baresip", "linphone", 3),
+    )
 
 
 async def test_asterisk_is_called_and_calls_over_tls(tmp_path: Path, secure: Secure) -> None:
