@@ -737,7 +737,7 @@ class Endpoint:
         """Challenge, or tell that it is forbidden: without state, or a flood of strangers would fill our memory."""
         self.counters[f'sip_auth_refused_total{{reason="{refused.why}"}}'] += 1
         if self.admission is not None:
-            self.admission.on_admitted(call=False, now=now)
+            self.admission.on_admitted(call=tx.request.method == "INVITE", now=now)
         headers = (("server", AGENT), *refused.headers)
         self._answer_stateless(tx, self._stateless.make(tx.request, refused.status, headers))
 

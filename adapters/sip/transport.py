@@ -349,10 +349,18 @@ class SipTransport:
 
     def on_message(self, data: bytes, flow: Flow) -> None:
         """One datagram or framed message."""
+        endpoint = self._endpoint
+        if endpoint is None or self._closed:
+            return
+        guard, now = endpoint.guard, self._loop.time()
+        if guard is not None and guard.closed and guard.blocks(flow.host, now):  # nor does it crowd the trace
+            connection = self._connections.get(flow.connection)
+            if connection is not None:
+                connection.close()
+            return
         if self.trace is not None:
             self.trace.on_received(flow, data)
-        if self._endpoint is not None and not self._closed:
-            self._guarded(self._endpoint.on_message, data, flow, self._loop.time())
+        self._guarded(endpoint.on_message, data, flow, now)
 
     def on_fault(self, exc: PeerError, flow: Flow) -> None:
         """A stream that cannot be followed any further."""
