@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from adapters.sip.errors import PeerError
 from adapters.sip.headers import NameAddr
 from adapters.sip.layer import MAGIC_COOKIE
+from adapters.sip.location import is_address
 from adapters.sip.message import Message, Request, Response
 from adapters.sip.transaction import Flow
 from adapters.sip.uri import SipUri
@@ -54,7 +55,9 @@ def next_flow(target: SipUri, source: Flow, sent_by: str | None) -> Flow:
     if source.transport != "udp":
         if "transport" not in target.params and target.port is None:
             port = PORTS[source.transport]
-        return Flow(source.transport, source.local, host, port, source.connection)
+        # Carriers name addresses in Contact, and have certificates for their names.
+        domain = source.domain if source.domain and is_address(host) else ""
+        return Flow(source.transport, source.local, host, port, source.connection, domain)
     if transport != "udp":
         return Flow(transport, source.local, host, port)
     if host == source.host:

@@ -17,6 +17,7 @@ from adapters.sip.transaction import Flow, Send
 from adapters.sip.uri import SipUri
 
 UDP = Flow("udp", 0, "192.0.2.1", 5060)
+TLS = Flow("tls", 1, "192.0.2.1", 5061, 0, "carrier.test")
 WS = Flow("ws", 2, "192.0.2.1", 40000, 7)
 TCP = Flow("tcp", 1, "192.0.2.1", 40000, 9)
 
@@ -161,6 +162,9 @@ def test_destination_of_a_uri(uri: str, expected: tuple[str, str, int] | None) -
         ("sips:a@192.0.2.1;transport=udp", UDP, "192.0.2.1", UDP),
         ("sip:a@192.0.2.1:5061;ob", UDP._replace(port=33333), "192.0.2.1", UDP._replace(port=33333)),
         ("sip:a@198.51.100.4;ob", UDP, "192.0.2.1", Flow("udp", 0, "198.51.100.4", 5060)),  # not whom we spoke to
+        # A carrier found by name, whose Contact is an address: its certificate is for the name.
+        ("sip:a@192.0.2.9;transport=tls", TLS, "192.0.2.1", Flow("tls", 1, "192.0.2.9", 5061, 0, "carrier.test")),
+        ("sip:a@edge.test;transport=tls", TLS, "192.0.2.1", Flow("tls", 1, "edge.test", 5061)),
         # A browser: only its WebSocket leads there.
         ("sip:a@x.invalid;transport=ws", WS, "x.invalid", Flow("ws", 2, "x.invalid", 80, 7)),
     ],
