@@ -17,7 +17,6 @@ import uvloop
 from adapters.sip.access import AccessPolicy, Trunk
 from adapters.sip.connections import ConnectionLimits
 from adapters.sip.endpoint import Endpoint, SessionIncoming
-from adapters.sip.message import parse_message
 from adapters.sip.session import EndReason, Session, SessionAnswered, SessionEnded
 from adapters.sip.transport import SipTransport
 from adapters.sip.uri import SipUri
@@ -131,14 +130,19 @@ def shown_names(writer: asyncio.StreamWriter) -> list[str]:
     return [str(value) for _, value in certificate["subjectAltName"]]
 
 
-@pytest.mark.parametrize("target", ["sips:500@127.0.0.1:{}", "sip:500@127.0.0.1:{};transport=tls"])
+@pytest.mark.parametrize(
+    "target", ["sips:500@127.0.0.1:{}", "sip:500@127.0.0.1:{};transport=tls", "sips:500@localhost:{}"]
+)
 async def test_call_over_tls_both_sides_verified(authority: Authority, target: str) -> None:
-    tls = settings(authority, "127.0.0.1", client_certificate=ClientCertificate.REQUIRED)
+    tls = settings(authority, "127.0.0.1", "localhost", client_certificate=ClientCertificate.REQUIRED)
     async with serving(tls) as caller, serving(tls) as called:
         session = caller.call(target.format(called.port))
         incoming = await called.inbox.wait(SessionIncoming)
         assert incoming.session.flow.transport == "tls"
-        assert parse_message(incoming.session.request.serialise()).top_via.transport == "TLS"
+        invite = incoming.session.request
+        assert invite.top_via.transport == "TLS"
+        secure = target.startswith("sips:")
+        assert (invite.get("contact") or "").startswith("<sips:" if secure else "<sip:")
         called.transport.carry_out(called.endpoint.answer(incoming.session, SDP, called.transport.clock()))
         await caller.inbox.wait(SessionAnswered)
         called.transport.carry_out(called.endpoint.hang_up(incoming.session, called.transport.clock()))
@@ -154,12 +158,12 @@ async def test_server_with_another_name_or_root_is_refused(authority: Authority,
         serving(settings(authority, "other.test")) as misnamed,
         serving(settings(strangers, "127.0.0.1")) as stranger,
     ):
-        for server in (misnamed, stranger):
-            session = caller.call(f"sips:500@{HOST}:{server.port}")
+        for host, server in ((HOST, misnamed), (HOST, stranger), ("localhost", misnamed)):
+            session = caller.call(f"sips:500@{host}:{server.port}")
             ended = await caller.inbox.wait(SessionEnded)
             assert (ended.session, ended.reason) == (session, EndReason.UNREACHABLE)
-        assert caller.transport.counters["sip_tls_wrong_name_total"] == 1
-        assert caller.transport.counters["sip_connects_failed_total"] == 2
+        assert caller.transport.counters["sip_tls_wrong_name_total"] == 2
+        assert caller.transport.counters["sip_connects_failed_total"] == 3
         assert caller.transport.connections == 0
 
 
