@@ -29,6 +29,9 @@ class CallState(StrEnum):
     ENDING = "ending"  # hung up; legs are being released
 
 
+IN_CONVERSATION = (CallState.TALKING, CallState.HELD)
+
+
 @dataclass(slots=True)
 class Leg:
     """One party's connection.

@@ -31,6 +31,7 @@ from engine.events import AgentId, CallId, EndCause, LegId, PlayId, QueueId, Tra
 from engine.holding import Holding
 from engine.identity import IdSource
 from engine.outbound import OutboundCalls, OutboundRules
+from engine.takeovers import Takeovers
 from engine.telephony import Originate, Telephony
 from engine.transfers import Transfers
 from routing.decisions import (
@@ -113,6 +114,7 @@ class CallControl:
         self.orphans: dict[CallId, snapshot.CallSnapshot] = {}
         self.holding = Holding(self)
         self.transfers = Transfers(self)
+        self._takeovers = Takeovers(self, self.transfers)
         self.outbound = OutboundCalls(self, settings.outbound, draw)
         self._call_by_leg: dict[LegId, Call] = {}
         self._second_calls: dict[AgentId, list[CallId]] = {}  # placed by agents who were talking already
@@ -230,7 +232,7 @@ class CallControl:
 
     def _on_incoming(self, event: ev.LegIncoming) -> None:
         if event.replaces is not None:
-            self.transfers.on_takeover(event, event.replaces)
+            self._takeovers.on_incoming(event, event.replaces)
             return
         leg = Leg(event.leg_id, "caller")
         call = Call(

@@ -2,8 +2,8 @@
 
 We stand between the two who talk, so nobody's phone is sent anywhere: the one
 who leaves is replaced by a new leg (blind), by the partner of another call of
-theirs (attended), or by a phone that asks for the place of a leg (take-over,
-pick-up). Until the new party has answered, the old conversation stays as it is.
+theirs (attended), or by a phone that asks for the place (`engine.takeovers`).
+Until the new party has answered, the old conversation stays as it is.
 
 Who transfers reaches what they could dial themselves, no more.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from config.schema import Action, DialOut, RingAgent, Supervise, ToQueue
 from engine import events as ev
-from engine.call import Call, CallState, Leg
+from engine.call import IN_CONVERSATION, Call, CallState, Leg
 from engine.causes import FAILURES
 from engine.events import AgentId, EndCause, LegId, Party, QueueId, Source, TransferId, TransferState
 from engine.telephony import Originate
@@ -30,8 +30,6 @@ log = logging.getLogger("murima.call")
 
 MAX_TRANSFERS = 20
 """Of one call: more is a loop of phones that transfer to each other, or abuse."""
-
-_TALKING = (CallState.TALKING, CallState.HELD)
 
 
 class TransferError(Exception):
@@ -90,7 +88,7 @@ class Transfers:
         if call is None:
             raise TransferError(EndCause.NOT_FOUND, "the call has ended")
         leaving = call.legs[event.leg_id]
-        if call.agent_of(leaving) is None and self._trunk_of(call, leaving) not in control.settings.transferring_trunks:
+        if call.agent_of(leaving) is None and self.trunk_of(call, leaving) not in control.settings.transferring_trunks:
             raise TransferError(EndCause.FORBIDDEN, "this trunk may not transfer calls")
         if event.replaces is None:
             self.begin(call, leaving, event.target, by=leaving.side, transfer_id=event.transfer_id, report=True)
@@ -99,12 +97,13 @@ class Transfers:
         if other is None:
             raise TransferError(EndCause.NOT_FOUND, "the other call has ended")
         leg = other.legs[event.replaces]
-        mine = (call.agent_of(leaving), self._trunk_of(call, leaving))
-        if mine != (other.agent_of(leg), self._trunk_of(other, leg)):
+        mine = (call.agent_of(leaving), self.trunk_of(call, leaving))
+        if mine != (other.agent_of(leg), self.trunk_of(other, leg)):
             raise TransferError(EndCause.FORBIDDEN, "the other call is somebody else's")
         self.join(call, leaving, other, leg, transfer_id=event.transfer_id, report=True)
 
-    def _trunk_of(self, call: Call, leg: Leg) -> str | None:
+    def trunk_of(self, call: Call, leg: Leg) -> str | None:
+        """The trunk at a leg, if it is none of an agent."""
         return self._control.outbound.trunk_of(leg.leg_id) or (call.source.trunk if leg is call.caller_leg else None)
 
     def begin(
@@ -131,7 +130,7 @@ class Transfers:
             TransferError: nothing has changed.
         """
         control = self._control
-        staying = self._partner(call, leaving)
+        staying = self.partner(call, leaving)
         source = self._source_of(call, leaving)
         action = control.action_for(target, source)
         if action is None:
@@ -140,7 +139,7 @@ class Transfers:
         transfer = Transfer(
             TransferId(control.new_id()) if transfer_id is None else transfer_id, call, leaving, staying, target, report
         )
-        self._start(transfer, by)
+        self.start(transfer, by)
         self._report(transfer, TransferState.TRYING)
         if isinstance(action, RingAgent):
             call.record = call.record or action.record
@@ -175,17 +174,17 @@ class Transfers:
         by = by or leg.side
         if call is other:
             raise TransferError(EndCause.FORBIDDEN, "a call cannot be joined with itself")
-        if other.state not in _TALKING:
+        if other.state not in IN_CONVERSATION:
             target = other.dialled
-            self._partner(call, leg)  # before anything is changed
+            self.partner(call, leg)  # before anything is changed
             if control.action_for(target, self._source_of(call, leg)) is None:
                 raise TransferError(EndCause.NOT_FOUND, "nobody can be reached there")
             control.end(other, EndCause.CANCELLED, by="system", detail=f"transferred with call {call.call_id}")
             return self.begin(call, leg, target, by=by, transfer_id=transfer_id, report=report)
-        self._partner(other, other_leg)
+        self.partner(other, other_leg)
         if other.started < call.started:
             call, leg, other, other_leg = other, other_leg, call, leg
-        staying, partner = self._partner(call, leg), self._partner(other, other_leg)
+        staying, partner = self.partner(call, leg), self.partner(other, other_leg)
         if not control.telephony.shares_audio(staying.leg_id, partner.leg_id):
             raise TransferError(EndCause.UNSUPPORTED, "the two calls are on different media workers")
         partner_agent = other.agent_of(partner)
@@ -198,7 +197,7 @@ class Transfers:
             report,
             leg=partner,
         )
-        self._start(transfer, by, attended=True, other=other)
+        self.start(transfer, by, attended=True, other=other)
         other.transfers += 1
         self._report(transfer, TransferState.TRYING)
         # The partner leaves the younger call before that one ends.
@@ -222,11 +221,11 @@ class Transfers:
             TransferError: nothing has changed.
         """
         control = self._control
-        staying = self._partner(call, leg)
+        staying = self.partner(call, leg)
         if call.agent_of(staying) is None and call.agent_of(leg) is None:
             raise TransferError(EndCause.FORBIDDEN, "no agent is in this call")
         transfer = Transfer(TransferId(control.new_id()), call, staying, leg, target, report=False, released=True)
-        self._start(transfer, by)
+        self.start(transfer, by)
         control.telephony.refer(leg.leg_id, transfer.transfer_id, target)
         return transfer.transfer_id
 
@@ -268,7 +267,7 @@ class Transfers:
         Raises:
             TransferError: nothing has changed.
         """
-        if call.state not in _TALKING and agent_id is None and not (attended or release):
+        if call.state not in IN_CONVERSATION and agent_id is None and not (attended or release):
             return self._redirect(call, target, by)
         leaving = self._agents_leg(call, agent_id)
         if attended:
@@ -278,7 +277,7 @@ class Transfers:
         if release:
             if self._control.action_for(target, self._source_of(call, leaving)) is None:
                 raise TransferError(EndCause.NOT_FOUND, "nobody can be reached there")
-            return self.release(call, self._partner(call, leaving), target, by=by)
+            return self.release(call, self.partner(call, leaving), target, by=by)
         return self.begin(call, leaving, target, by=by)
 
     def _agents_leg(self, call: Call, agent_id: AgentId | None) -> Leg:
@@ -320,80 +319,6 @@ class Transfers:
         control.begin(call, action)
         return transfer_id
 
-    # --- a phone asks for a leg's place ---------------------------------------------------
-
-    def on_takeover(self, event: ev.LegIncoming, replaced_id: LegId) -> None:
-        """An INVITE with Replaces: pick-up of a ringing call, or the place of somebody who talks."""
-        control = self._control
-        call = control.call_of(replaced_id)
-        replaced = None if call is None else call.legs[replaced_id]
-        refusal: EndCause | None = None
-        if call is None or replaced is None or call.over or replaced.side == "leaving":
-            refusal = EndCause.NOT_FOUND
-        elif not self._may_take(event.source, call, replaced):
-            refusal = EndCause.FORBIDDEN
-        elif replaced.answered and (call.transfer is not None or call.state not in _TALKING):
-            refusal = EndCause.BUSY
-        if refusal is not None or call is None or replaced is None:
-            cause = refusal or EndCause.NOT_FOUND
-            log.info("takeover.refused", extra={"leg_id": event.leg_id, "cause": cause})
-            control.telephony.reject(event.leg_id, cause)
-            if call is None:
-                control.telephony.release_call(event.call_id)
-            return
-        leg = Leg(event.leg_id, "agent", event.source.agent_id)
-        if event.source.trunk is not None:
-            control.outbound.on_incoming(leg.leg_id, event.source.trunk)
-        if replaced.answered:
-            self._take_place(call, leg, replaced)
-        else:
-            self._pick_up(call, leg, replaced)
-
-    def _may_take(self, source: Source, call: Call, replaced: Leg) -> bool:
-        """Agents take the place of agents; a trunk that may transfer, that of its own legs."""
-        if source.agent_id is not None:
-            return call.agent_of(replaced) is not None
-        trunks = self._control.settings.transferring_trunks
-        return replaced.answered and source.trunk in trunks and source.trunk == self._trunk_of(call, replaced)
-
-    def _pick_up(self, call: Call, leg: Leg, replaced: Leg) -> None:
-        """Another agent takes the call that rings at `replaced`."""
-        control = self._control
-        agent_id = leg.agent_id
-        assert agent_id is not None
-        control.adopt(call, leg)
-        log.info("call.picked_up", extra={"call_id": call.call_id, "agent_id": agent_id, "for": replaced.agent_id})
-        transfer = call.transfer
-        if transfer is not None and replaced is transfer.leg:
-            transfer.leg = leg
-            del self._ringing[transfer.transfer_id]
-            control.route(ContactLeft(transfer.transfer_id))
-            control.telephony.hang_up(replaced.leg_id, EndCause.CANCELLED)
-            control.occupy(agent_id, call.call_id)
-            control.telephony.answer(leg.leg_id, peer=transfer.staying.leg_id)
-            return
-        wrap_up_s = 0.0
-        if call.queue_id is not None:
-            queues = control.settings.routing.queues
-            wrap_up_s = next((queue.wrap_up_s for queue in queues if queue.queue_id == call.queue_id), 0.0)
-        control.route(ContactLeft(call.call_id))  # takes back all offers
-        control.occupy(agent_id, call.call_id, wrap_up_s=wrap_up_s)
-        control.take(call, leg)
-        control.telephony.answer(leg.leg_id, peer=call.caller_leg.leg_id)
-
-    def _take_place(self, call: Call, leg: Leg, replaced: Leg) -> None:
-        """The new phone answers first; then the old one leaves."""
-        control = self._control
-        staying = self._partner(call, replaced)
-        control.adopt(call, leg)
-        transfer = Transfer(
-            TransferId(control.new_id()), call, replaced, staying, leg.agent_id or "", report=False, leg=leg
-        )
-        self._start(transfer, replaced.side)
-        if leg.agent_id is not None and leg.agent_id != call.agent_of(replaced):
-            control.occupy(leg.agent_id, call.call_id)
-        control.telephony.answer(leg.leg_id, peer=staying.leg_id)
-
     # --- the new party --------------------------------------------------------------------
 
     def on_offer(self, offer: Offer) -> bool:
@@ -419,6 +344,15 @@ class Transfers:
             ),
         )
         return True
+
+    def replace_ringing(self, transfer: Transfer, leg: Leg) -> None:
+        """Another phone picks up what rings for a transfer: the router places it no longer."""
+        ringing = transfer.leg
+        transfer.leg = leg
+        del self._ringing[transfer.transfer_id]
+        self._control.route(ContactLeft(transfer.transfer_id))
+        if ringing is not None:
+            self._control.telephony.hang_up(ringing.leg_id, EndCause.CANCELLED)
 
     def on_ringing(self, transfer: Transfer) -> None:
         """The new party's phone rings."""
@@ -535,7 +469,8 @@ class Transfers:
         if transfer.gone:
             control.end(transfer.call, cause, by="system", detail="the transfer failed")
 
-    def _start(self, transfer: Transfer, by: str, *, attended: bool = False, other: Call | None = None) -> None:
+    def start(self, transfer: Transfer, by: str, *, attended: bool = False, other: Call | None = None) -> None:
+        """It is in progress from now on."""
         call = transfer.call
         call.transfer = transfer
         call.transfers += 1
@@ -572,7 +507,7 @@ class Transfers:
             call.caller = _shown(call, staying)
             call.caller_leg = staying
             staying.side = "caller"
-            call.source = Source(self._trunk_of(call, staying) if agent_id is None else None, agent_id)
+            call.source = Source(self.trunk_of(call, staying) if agent_id is None else None, agent_id)
             if agent_id is not None:  # the call may be offered to agents under its own name again
                 control.route(ConversationMoved(call.call_id, agent_id, call.call_id))
 
@@ -618,7 +553,7 @@ class Transfers:
 
     # --- checks ---------------------------------------------------------------------------
 
-    def _partner(self, call: Call, leg: Leg) -> Leg:
+    def partner(self, call: Call, leg: Leg) -> Leg:
         """The leg that talks with `leg`, which may leave now.
 
         Raises:
@@ -629,14 +564,19 @@ class Transfers:
         if call.transfers >= MAX_TRANSFERS:
             raise TransferError(EndCause.FORBIDDEN, f"this call was transferred {MAX_TRANSFERS} times")
         partner = call.other(leg)
-        if call.over or call.state not in _TALKING or partner is None or leg not in (call.caller_leg, call.agent):
+        if (
+            call.over
+            or call.state not in IN_CONVERSATION
+            or partner is None
+            or leg not in (call.caller_leg, call.agent)
+        ):
             raise TransferError(EndCause.UNSUPPORTED, "there is nobody to be transferred")
         return partner
 
     def _source_of(self, call: Call, leg: Leg) -> Source:
         """Whose rights a transfer uses: those of the one who leaves."""
         agent_id = call.agent_of(leg)
-        return Source(agent_id=agent_id) if agent_id is not None else Source(trunk=self._trunk_of(call, leg))
+        return Source(agent_id=agent_id) if agent_id is not None else Source(trunk=self.trunk_of(call, leg))
 
     def _check(self, action: Action, source: Source) -> None:
         """Whether a call may be sent there on the word of `source`.

@@ -643,3 +643,24 @@ def test_far_side_is_asked_to_place_the_call_itself(done: bool) -> None:
         assert w.names(call_id)[-1] == "transfer.failed"
         w.phones.end(caller)
     w.assert_nothing_left()
+
+
+def test_takeovers_that_cannot_be_are_refused_and_nothing_else_happens() -> None:
+    w = World()
+    call_id, _, first = talking(w)
+    w.control.calls[call_id].transfers = MAX_TRANSFERS
+    leg = take_over(w, first, call_id, agent_id="a0003")
+    assert ("reject forbidden", leg) in w.phones.log
+    w.control.calls[call_id].transfers = 0
+    w.control.on_leg_event(ev.LegEnded(first, EndCause.NORMAL))  # its place is asked for in the same moment
+    late = take_over(w, first, call_id, agent_id="a0003")
+    assert ("reject not_found", late) in w.phones.log
+    assert w.state("a0003")[0] is AgentState.READY
+
+
+def test_phone_of_an_agent_who_is_called_for_a_number_of_theirs_is_nobody_elses_to_pick_up() -> None:
+    w = World()
+    call_id = w.control.place(AgentId("a0001"), "600")
+    assert call_id is not None
+    leg = take_over(w, w.phones.ringing("a0001"), call_id, agent_id="a0003")
+    assert ("reject forbidden", leg) in w.phones.log

@@ -70,9 +70,9 @@ async def office(tmp_path: Path, bank: RtpBank) -> AsyncIterator[Office]:
     config = {
         "sip": {"trunks": [{"name": "carrier", "match": [carrier]}]},
         "users": [{"username": "admin", "password": "secret", "role": "administrator"}],
-        "agents": [{"id": f"a000{n}", "password": "secret", "auto_ready": True} for n in (1, 2)],
+        "agents": [{"id": f"a000{n}", "password": "secret", "auto_ready": True} for n in (1, 2, 3)],
         "queues": [{"id": "support", "members": ["a0001"], "wrap_up_s": 1, "record": True}],
-        "numbers": {"500": {"queue": "support"}, "602": {"echo": True}},
+        "numbers": {"500": {"queue": "support"}, "503": {"agent": "a0003"}},
     }
     async with AsyncExitStack() as stack:
         murima = await stack.enter_async_context(MurimaProcess(config, tmp_path / "murima"))
@@ -139,16 +139,16 @@ async def test_attended_transfer_by_pjsua(office: Office) -> None:
 
 
 async def test_blind_transfer_by_baresip(office: Office, tmp_path: Path) -> None:
-    async with Baresip(  # the phone that registered last is the one that rings
+    async with Baresip(
         tmp_path / "baresip",
-        "a0001",
+        "a0003",
         address=loopback_address(),
         domain="pbx.local",
         proxy=office.murima.remote,
         password="secret",
         register=True,
     ) as agent:
-        call = office.caller.dial("500", office.murima.sip)
+        call = office.caller.dial("503", office.murima.sip)
         await call.answered()
         await agent.expect("call_established")
         await agent.command("transfer", "sip:a0002@pbx.local")
