@@ -37,6 +37,8 @@ log = logging.getLogger("murima.sip")
 
 _REMEMBERED_HOSTS = 4096
 _FAULT_LOG_INTERVAL_S = 1.0
+_FAILURE_LOG_INTERVAL_S = 60.0
+_FAILURES_LOGGED = 10  # in that time
 _BACKLOG = 1024
 _ACCEPT_PAUSE_S = 0.5  # no descriptors left: some will be given back
 _WAITING_TO_CONNECT = 1000
@@ -88,6 +90,8 @@ class SipTransport:
             self, limits or ConnectionLimits(), keep_alive or KeepAliveTimes(), self._is_trunk
         )
         self._kept: dict[Flow, asyncio.TimerHandle] = {}
+        self._failures: set[_Target] = set()
+        self._failures_until = 0.0
         self._connecting: dict[_Target, list[tuple[Flow, bytes]]] = {}
         self._local_addresses: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -450,9 +454,24 @@ class SipTransport:
                     # Peers may know us by the address we listen at.
                     local_addr=None if listener.wildcard else (listener.host, 0),
                 )
-        except (OSError, TimeoutError, ValueError):
+        except (OSError, TimeoutError, ValueError) as exc:
+            self._note_failure(target, _reason(exc))
             return None
+        if connection.wrong_name:
+            self._note_failure(target, f"the certificate is not for {target.domain}")
         return connection
+
+    def _note_failure(self, target: _Target, reason: str) -> None:
+        """Tell the operator why a peer cannot be reached: each once a minute, and not too many."""
+        now = self._loop.time()
+        if now >= self._failures_until:
+            self._failures_until = now + _FAILURE_LOG_INTERVAL_S
+            self._failures.clear()
+        if target in self._failures or len(self._failures) >= _FAILURES_LOGGED:
+            return
+        self._failures.add(target)
+        where = {"transport": target.transport, "host": target.address, "port": target.port, "domain": target.domain}
+        log.warning("sip.connect_failed", extra={**where, "reason": reason})
 
     def on_connection_lost(self, number: int, flows: list[Flow]) -> None:
         """A connection has ended: what waits for answers on it need not wait any longer."""
@@ -505,6 +524,17 @@ class _Target(NamedTuple):
     address: str
     port: int
     domain: str
+
+
+def _reason(exc: Exception) -> str:
+    """Why a connection could not be had, for people."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"the certificate is not accepted: {exc.verify_message}"
+    if isinstance(exc, TimeoutError):
+        return "no answer"
+    if isinstance(exc, ssl.SSLError):
+        return f"TLS: {(exc.reason or str(exc)).lower().replace('_', ' ')}"
+    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
 
 
 def _domain(flow: Flow) -> str:

@@ -151,7 +151,9 @@ async def test_call_over_tls_both_sides_verified(authority: Authority, target: s
         assert caller.transport.connections == called.transport.connections == 1
 
 
-async def test_server_with_another_name_or_root_is_refused(authority: Authority, tmp_path: Path) -> None:
+async def test_server_with_another_name_or_root_is_refused(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     strangers = Authority(tmp_path, "Strangers")
     async with (
         serving(settings(authority, "127.0.0.1")) as caller,
@@ -165,6 +167,10 @@ async def test_server_with_another_name_or_root_is_refused(authority: Authority,
         assert caller.transport.counters["sip_tls_wrong_name_total"] == 2
         assert caller.transport.counters["sip_connects_failed_total"] == 3
         assert caller.transport.connections == 0
+    reasons = [getattr(record, "reason", "") for record in caplog.records if record.message == "sip.connect_failed"]
+    assert "the certificate is not for 127.0.0.1" in reasons
+    assert "the certificate is not for localhost" in reasons
+    assert any(reason.startswith("the certificate is not accepted: ") for reason in reasons)
 
 
 async def test_verification_can_be_turned_off(authority: Authority, tmp_path: Path) -> None:
@@ -279,10 +285,10 @@ async def test_plain_bytes_on_the_tls_port_disturb_nobody(authority: Authority) 
             assert (await ask(*streams)).startswith(b"SIP/2.0 200")
 
 
-def test_the_same_on_uvloop(authority: Authority, tmp_path: Path) -> None:
+def test_the_same_on_uvloop(authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def all_of_it() -> None:
         await test_call_over_tls_both_sides_verified(authority, "sips:500@127.0.0.1:{}")
-        await test_server_with_another_name_or_root_is_refused(authority, tmp_path)
+        await test_server_with_another_name_or_root_is_refused(authority, tmp_path, caplog)
         await test_new_certificate_is_for_new_connections_and_a_broken_one_for_none(authority, tmp_path)
         await test_handshake_that_does_not_end_is_cut_and_counts_for_its_address(authority)
         await test_plain_bytes_on_the_tls_port_disturb_nobody(authority)
