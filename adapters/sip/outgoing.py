@@ -98,11 +98,13 @@ class OutgoingSession(Session):
             self._on_success(response, now)
         elif self.state is not SessionState.CALLING or not self._try_again(response, now):
             self._over(EndReason.REFUSED, status, response.reason, response.retry_after_s)
+            self._refuse_open(487, now)  # an offer in an early dialog
             self._gone()
 
-    def on_timeout(self, tx: ServerTransaction | ClientTransaction, _now: float, /, *, reached: bool) -> None:
+    def on_timeout(self, tx: ServerTransaction | ClientTransaction, now: float, /, *, reached: bool) -> None:
         if tx is self._invite:
             self._over(EndReason.NO_RESPONSE if reached else EndReason.UNREACHABLE)
+            self._refuse_open(487, now)
             self._gone()
 
     # --- early dialogs ------------------------------------------------------------------------
@@ -110,12 +112,11 @@ class OutgoingSession(Session):
     def _on_provisional(self, response: Response, now: float) -> None:
         first = not self._progressed
         self._progressed = True
-        if response.status > 100 and not self._take_early(response, now):
-            return
+        in_order = response.status == 100 or self._take_early(response, now)
         if self.state is SessionState.CLOSING:
             if first:
                 self._send_cancel(now)
-        elif self.state is SessionState.CALLING:
+        elif self.state is SessionState.CALLING and in_order:
             self._core.emit(SessionProgress(self, response.status, response.body))
 
     def _take_early(self, response: Response, now: float) -> bool:

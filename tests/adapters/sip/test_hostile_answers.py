@@ -39,6 +39,16 @@ STEPS = st.lists(ANSWERS | st.sampled_from([*ASKED, *THEIRS]), max_size=12)
 Answer = tuple[int, str | None, str | None, str | None, str | None, int, tuple[tuple[str, str], ...]]
 
 
+@example(  # was never cancelled
+    steps=["hang up", (180, "r1", "<tel:+1>", None, None, 0, (("require", "100rel"), ("rseq", "1")))],
+    login=None,
+    ring_timeout_s=5.0,
+)
+@example(  # left the UPDATE without an answer
+    steps=[(180, "r1", None, None, None, 0, (("require", "100rel"), ("rseq", "1"))), "UPDATE r1", "unreachable"],
+    login=None,
+    ring_timeout_s=60.0,
+)
 @example(steps=[(200, None, None, None, None, 0, ()), "reinvite"], login=None, ring_timeout_s=5.0)  # was told late
 @settings(max_examples=300, deadline=None)
 @given(STEPS, st.sampled_from([None, Login("u", "p")]), st.sampled_from([5.0, 60.0]))
