@@ -187,7 +187,9 @@ class Connections:
         if key in kept:
             return
         if len(kept) >= _ALIASES_KEPT:
-            del self._by_peer[kept.pop(0)]
+            oldest = kept.pop(0)
+            if self._by_peer.get(oldest) is link:
+                del self._by_peer[oldest]
         kept.append(key)
         self._by_peer[key] = link
 

@@ -13,14 +13,14 @@ import random
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
-from typing import NamedTuple
 
 from adapters.sip.congestion import widen
-from adapters.sip.connections import Connection, ConnectionLimits, Connections, KeepAliveTimes, Link
+from adapters.sip.connections import ConnectionLimits, Connections, KeepAliveTimes
+from adapters.sip.connector import Connector
 from adapters.sip.datagrams import Datagrams
 from adapters.sip.dns import DnsSettings
 from adapters.sip.endpoint import Effect, Endpoint, Event
@@ -37,11 +37,6 @@ log = logging.getLogger("murima.sip")
 
 _REMEMBERED_HOSTS = 4096
 _FAULT_LOG_INTERVAL_S = 1.0
-_FAILURE_LOG_INTERVAL_S = 60.0
-_FAILURES_LOGGED = 10  # in that time
-_BACKLOG = 1024
-_ACCEPT_PAUSE_S = 0.5  # no descriptors left: some will be given back
-_WAITING_TO_CONNECT = 1000
 _UDP_PING_FIRST_S, _UDP_PING_LAST_S = 24.0, 29.0
 
 
@@ -83,18 +78,13 @@ class SipTransport:
         self._endpoint: Endpoint | None = None
         self._listeners: list[_Listener] = []
         self._udp: dict[int, asyncio.DatagramTransport] = {}
-        self._accepting: list[socket.socket] = []
-        self._tls_client: Callable[[], ssl.SSLContext] | None = None
         self.hosts = Locator(self.counters, dns)
         self._connections = Connections(
             self, limits or ConnectionLimits(), keep_alive or KeepAliveTimes(), self._is_trunk
         )
+        self._connector = Connector(self, self._connections)
         self._kept: dict[Flow, asyncio.TimerHandle] = {}
-        self._failures: set[_Target] = set()
-        self._failures_until = 0.0
-        self._connecting: dict[_Target, list[tuple[Flow, bytes]]] = {}
         self._local_addresses: dict[str, str] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # kept here: what uvloop returns for a time in the past has no when()
         self._closed = False
@@ -131,16 +121,12 @@ class SipTransport:
             widen(sock)
             transport, _ = await self._loop.create_datagram_endpoint(partial(Datagrams, self, index), sock=sock)
             self._udp[index] = transport
-        self._tls_client = tls_client
+        self._connector.tls = tls_client
         for kind, context, sockets in (("tcp", None, tcp), ("tls", tls_server, tls)):
             for sock in sockets:
                 if kind == "tls" and context is None:
                     raise ValueError("a TLS listener needs a certificate")
-                index = self._add_listener(kind, sock)
-                sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-                sock.listen(_BACKLOG)
-                self._accepting.append(sock)
-                self._spawn(self._accept(sock, index, kind, context))
+                self._connector.listen(sock, self._add_listener(kind, sock), context)
         self.hosts.ways = self._ways()
 
     def serve_web(self, host: str, port: int, *, secure: bool) -> None:
@@ -165,7 +151,7 @@ class SipTransport:
             What is to be told of its messages and its end; None: it is to be refused (503).
         """
         index = next((at for at, item in enumerate(self._listeners) if item.transport in ("ws", "wss")), None)
-        if index is None or not self._accepts(peer[0]) or not self._connections.admit(peer[0]):
+        if index is None or not self.accepts(peer[0]) or not self._connections.admit(peer[0]):
             return None
         link = WebSocketLink(self._connections, self._listeners[index].transport, index, peer, send, close)
         return link if link.number else None
@@ -180,11 +166,7 @@ class SipTransport:
             self.let_go(flow)
         for transport in self._udp.values():
             transport.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for sock in self._accepting:
-            sock.close()
+        await self._connector.close()
         await self.hosts.close()
         await asyncio.sleep(0)  # lets the transports close their sockets
 
@@ -289,7 +271,7 @@ class SipTransport:
             self.trace.on_sent(flow, data)
         link = self._connections.get(flow.connection) if flow.connection else None
         if link is not None:  # whatever name its owner gave in Contact
-            self._write(link, flow, data)
+            self._connector.write(link, flow, data)
             return
         if flow.transport in ("ws", "wss"):  # only the client opens these
             self._unsendable(flow)
@@ -302,7 +284,7 @@ class SipTransport:
 
     def _on_found(self, flow: Flow, data: bytes, address: str | None) -> None:
         if address is None:
-            self._unreachable(flow)
+            self.on_unreachable(flow)
         else:
             self._deliver(flow, address, data)
 
@@ -316,20 +298,13 @@ class SipTransport:
                 except ValueError:  # uvloop, for an address of the other family or with a strange zone
                     self._unsendable(flow)
             return
-        target = _Target(flow.transport, address, flow.port, _domain(flow))
-        link = self._connections.towards(*target)
-        if link is not None:
-            self._write(link, flow, data)
-        else:
-            self._connect(target, flow, data)
-
-    def _write(self, link: Link, flow: Flow, data: bytes) -> None:
-        self._connections.used(link, flow)
-        link.write(data)
+        listener = self._listeners[flow.local]
+        # Peers may know us by the address we listen at.
+        self._connector.send(flow, address, data, None if listener.wildcard else listener.host)
 
     def _unsendable(self, flow: Flow) -> None:
         self.counters["sip_unsendable_total"] += 1
-        self._loop.call_soon(self._unreachable, flow)  # once the command that wanted it has returned
+        self._loop.call_soon(self.on_unreachable, flow)  # once the command that wanted it has returned
 
     def _arm(self) -> None:
         endpoint = self._endpoint
@@ -385,93 +360,9 @@ class SipTransport:
 
     # --- connections ----------------------------------------------------------------------
 
-    async def _accept(
-        self, listener: socket.socket, index: int, transport: str, context: ssl.SSLContext | None
-    ) -> None:
-        """Take connections of peers; each is counted before its TLS handshake."""
-        while True:
-            try:
-                sock, peer = await self._loop.sock_accept(listener)
-            except OSError:
-                self.counters["sip_accepts_failed_total"] += 1
-                await asyncio.sleep(_ACCEPT_PAUSE_S)
-                continue
-            address = str(peer[0])
-            if not self._accepts(address) or not self._connections.admit(address):
-                sock.close()
-                continue
-            self._spawn(self._take(sock, Connection(self._connections, transport, index, admitted=address), context))
-
-    def _accepts(self, address: str) -> bool:
+    def accepts(self, address: str) -> bool:
+        """Whether a connection from an IP address is to be accepted."""
         return self._endpoint is not None and self._endpoint.accepts(address, self._loop.time())
-
-    async def _take(self, sock: socket.socket, connection: Connection, context: ssl.SSLContext | None) -> None:
-        limit_s = None if context is None else self._connections.limits.handshake_s
-        try:
-            await self._loop.connect_accepted_socket(
-                lambda: connection, sock, ssl=context, ssl_handshake_timeout=limit_s
-            )
-        except (OSError, TimeoutError, ValueError, asyncio.CancelledError):
-            self.counters["sip_handshakes_failed_total"] += 1
-            connection.close()
-            sock.close()
-            if self._closed:
-                raise
-
-    def _connect(self, target: _Target, flow: Flow, data: bytes) -> None:
-        waiting = self._connecting.setdefault(target, [])
-        if len(waiting) < _WAITING_TO_CONNECT:
-            waiting.append((flow, data))
-        if len(waiting) == 1:
-            self._spawn(self._open(target, flow.local))
-
-    async def _open(self, target: _Target, local: int) -> None:
-        connection = await self._opened(target, local)
-        waiting = self._connecting.pop(target)
-        if connection is None or not connection.usable:
-            self.counters["sip_connects_failed_total"] += 1
-            for failed in {flow for flow, _ in waiting}:
-                self._unreachable(failed)
-            return
-        for flow, data in waiting:
-            self._write(connection, flow, data)
-
-    async def _opened(self, target: _Target, local: int) -> Connection | None:
-        """A connection of ours; None if it cannot be had."""
-        listener = self._listeners[local]
-        if target.transport == "tls" and self._tls_client is None:
-            return None
-        connection = Connection(self._connections, target.transport, local, domain=target.domain)
-        try:
-            context = self._tls_client() if target.transport == "tls" and self._tls_client is not None else None
-            async with asyncio.timeout(self._connections.limits.connect_s):
-                await self._loop.create_connection(
-                    lambda: connection,
-                    target.address,
-                    target.port,
-                    ssl=context,
-                    server_hostname=target.domain if context is not None else None,
-                    # Peers may know us by the address we listen at.
-                    local_addr=None if listener.wildcard else (listener.host, 0),
-                )
-        except (OSError, TimeoutError, ValueError) as exc:
-            self._note_failure(target, _reason(exc))
-            return None
-        if connection.wrong_name:
-            self._note_failure(target, f"the certificate is not for {target.domain}")
-        return connection
-
-    def _note_failure(self, target: _Target, reason: str) -> None:
-        """Tell the operator why a peer cannot be reached: each once a minute, and not too many."""
-        now = self._loop.time()
-        if now >= self._failures_until:
-            self._failures_until = now + _FAILURE_LOG_INTERVAL_S
-            self._failures.clear()
-        if target in self._failures or len(self._failures) >= _FAILURES_LOGGED:
-            return
-        self._failures.add(target)
-        where = {"transport": target.transport, "host": target.address, "port": target.port, "domain": target.domain}
-        log.warning("sip.connect_failed", extra={**where, "reason": reason})
 
     def on_connection_lost(self, number: int, flows: list[Flow]) -> None:
         """A connection has ended: what waits for answers on it need not wait any longer."""
@@ -484,14 +375,15 @@ class SipTransport:
     def _is_trunk(self, address: str) -> bool:
         return self._endpoint is not None and self._endpoint.policy.trunk_at(address) is not None
 
-    def _unreachable(self, flow: Flow) -> None:
+    def on_unreachable(self, flow: Flow) -> None:
+        """What was to be sent to `flow` is lost."""
         if self._endpoint is not None and not self._closed:
             self._guarded(self._endpoint.on_unreachable, flow, self._loop.time())
 
     def _ways(self) -> list[tuple[str, int]]:
         """Transports and IP versions that we can send by: UDP first, then in the order of our listeners."""
         found = [(item.transport, item.version) for item in self._listeners if item.transport in DEFAULT_PORTS]
-        if self._tls_client is None:
+        if self._connector.tls is None:
             found = [way for way in found if way[0] != "tls"]
         return sorted(dict.fromkeys(found), key=lambda way: list(DEFAULT_PORTS).index(way[0]))
 
@@ -504,42 +396,6 @@ class SipTransport:
             _Listener(transport, host, port, address.is_loopback, address.is_unspecified, address.version)
         )
         return len(self._listeners) - 1
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self.counters["sip_faults_total"] += 1
-            log.error("sip.fault", exc_info=task.exception())
-
-
-class _Target(NamedTuple):
-    """Where a connection leads: as `Connections.towards` wants it."""
-
-    transport: str
-    address: str
-    port: int
-    domain: str
-
-
-def _reason(exc: Exception) -> str:
-    """Why a connection could not be had, for people."""
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"the certificate is not accepted: {exc.verify_message}"
-    if isinstance(exc, TimeoutError):
-        return "no answer"
-    if isinstance(exc, ssl.SSLError):
-        return f"TLS: {(exc.reason or str(exc)).lower().replace('_', ' ')}"
-    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
-
-
-def _domain(flow: Flow) -> str:
-    """What the certificate of a peer must be for."""
-    return (flow.domain or flow.host) if flow.transport == "tls" else ""
 
 
 def _nobody(_: Event) -> None:
