@@ -150,7 +150,7 @@ class OutboundCalls:
             log.warning("outbound.forbidden", extra={"call_id": call.call_id, "trunk": authority.trunk})
             self._refuse(call, EndCause.FORBIDDEN, detail="this trunk may not dial out")
             return
-        forms = self._rules.numbering.forms(number, self._country_of(call))
+        forms = self._rules.numbering.forms(number, self._country_of(authority))
         search = self.book.search(forms, authority.agent_id, self._control.clock.utc())
         call.explanation = search.explanation
         if search.route is None:
@@ -169,11 +169,13 @@ class OutboundCalls:
         if attempt is None or route is None:
             self._give_up(call, dialling)
             return
-        caller, withheld = self.presented(call, attempt.trunk)
         leg = Leg(LegId(self._control.new_id()), "callee", trunk=attempt.trunk)
-        staying = call.caller_leg
+        staying, party, source, forwarded = call.caller_leg, call.caller, call.source, call.forwarded
         if call.transfer is not None:
             call.transfer.leg, staying = leg, call.transfer.staying
+            party, source, forwarded = self._control.transfers.identity_of(call, staying)
+        caller, withheld = self.presented(party, source, attempt.trunk)
+        withheld = withheld or forwarded.withheld
         self._trunk_of[leg.leg_id] = attempt.trunk
         self._control.adopt(call, leg)
         self._control.publish(
@@ -209,7 +211,7 @@ class OutboundCalls:
                     withheld=withheld,
                     diverted_from="" if call.source.trunk is None else call.dialled,
                 ),
-                forwarded=call.forwarded,
+                forwarded=forwarded,
             ),
         )
 
@@ -356,17 +358,16 @@ class OutboundCalls:
 
     # --- caller id ----------------------------------------------------------------------
 
-    def presented(self, call: Call, trunk: str) -> tuple[Party, bool]:
+    def presented(self, caller: Party, source: Source, trunk: str) -> tuple[Party, bool]:
         """Who is shown as the caller on a trunk, and whether the person called may see it."""
         rules = self._rules_of(trunk)
-        caller = call.caller
         numbering = self._rules.numbering
-        if call.source.agent_id is not None:
+        if source.agent_id is not None:
             party, withheld = rules.shown or caller, False
         elif caller.number.lower() in _ANONYMOUS:
             party, withheld = rules.shown or Party("anonymous"), True
         elif rules.allow is None or any(
-            form in rules.allow for form in numbering.forms(caller.number, self._country_of(call))
+            form in rules.allow for form in numbering.forms(caller.number, self._country_of(source))
         ):
             party, withheld = caller, False
         elif rules.shown is not None:
@@ -374,10 +375,10 @@ class OutboundCalls:
         else:
             party, withheld = Party("anonymous"), True
         number = numbering.written(party.number, rules.number_format, rules.country)
-        return Party(number, party.name), withheld or rules.withhold or call.forwarded.withheld
+        return Party(number, party.name), withheld or rules.withhold
 
-    def _country_of(self, call: Call) -> str | None:
-        return None if call.source.trunk is None else self._rules_of(call.source.trunk).country
+    def _country_of(self, source: Source) -> str | None:
+        return None if source.trunk is None else self._rules_of(source.trunk).country
 
     def _rules_of(self, trunk: str) -> TrunkRules:
         return self._rules.trunks.get(trunk, _NOTHING_SAID)

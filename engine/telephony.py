@@ -67,6 +67,7 @@ class Originate:
         ring_timeout_s: give up (cause NO_ANSWER) after this many seconds.
         outside: set for a call through a trunk.
         forwarded: what the caller's signalling says that the called side is told.
+        referred_by: the agent who transferred the call, or "".
     """
 
     call_id: CallId
@@ -76,6 +77,7 @@ class Originate:
     ring_timeout_s: float
     outside: Outside | None = None
     forwarded: Forwarded = NOTHING_FORWARDED
+    referred_by: str = ""
 
 
 class Telephony(Protocol):

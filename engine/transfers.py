@@ -102,6 +102,13 @@ class Transfers:
             raise TransferError(EndCause.FORBIDDEN, "the other call is somebody else's")
         self.join(call, leaving, other, leg, transfer_id=event.transfer_id, report=True)
 
+    def identity_of(self, call: Call, leg: Leg) -> tuple[Party, Source, ev.Forwarded]:
+        """Who a leg is to the party that it is connected to, and what that party is told of it."""
+        if leg is call.caller_leg:
+            return call.caller, call.source, call.forwarded
+        source = Source(agent_id=leg.agent_id) if leg.agent_id is not None else Source(trunk=self.trunk_of(call, leg))
+        return Party(leg.agent_id or call.dialled), source, ev.NOTHING_FORWARDED
+
     def trunk_of(self, call: Call, leg: Leg) -> str | None:
         """The trunk at a leg, if it is none of an agent."""
         return self._control.outbound.trunk_of(leg.leg_id) or (call.source.trunk if leg is call.caller_leg else None)
@@ -333,14 +340,17 @@ class Transfers:
         control.adopt(call, leg)
         control.publish(ev.OfferMade, call, agent_id=agent_id, explanation=offer.explanation.as_data())
         log.info("offer.made", extra={"call_id": call.call_id, "queue": None, "agent_id": agent_id})
+        caller, _, forwarded = self.identity_of(call, transfer.staying)
         control.telephony.originate(
             leg.leg_id,
             Originate(
                 call_id=call.call_id,
                 agent_id=agent_id,
-                caller=_shown(call, transfer.staying),
+                caller=caller,
                 peer=transfer.staying.leg_id,
                 ring_timeout_s=offer.ring_timeout_s,
+                forwarded=forwarded,
+                referred_by=call.agent_of(transfer.leaving) or "",
             ),
         )
         return True
@@ -413,6 +423,7 @@ class Transfers:
             return False
         transfer.gone = True
         self._part(transfer)
+        call.state = CallState.RINGING
         if call.music is not None:
             control.play(transfer.staying.leg_id, call.music, loop=True)
         return True
@@ -504,10 +515,9 @@ class Transfers:
         leaving.side = "leaving"
         if staying is not call.caller_leg:
             agent_id = staying.agent_id
-            call.caller = _shown(call, staying)
+            call.caller, call.source, call.forwarded = self.identity_of(call, staying)
             call.caller_leg = staying
             staying.side = "caller"
-            call.source = Source(self.trunk_of(call, staying) if agent_id is None else None, agent_id)
             if agent_id is not None:  # the call may be offered to agents under its own name again
                 control.route(ConversationMoved(call.call_id, agent_id, call.call_id))
 
@@ -594,10 +604,3 @@ class Transfers:
                 raise TransferError(EndCause.NOT_FOUND, "there is no such queue")
             if not status.members:
                 raise TransferError(EndCause.UNREACHABLE, "nobody serves this queue")
-
-
-def _shown(call: Call, leg: Leg) -> Party:
-    """Who a leg is to the party it is connected to."""
-    if leg is call.caller_leg:
-        return call.caller
-    return Party(leg.agent_id or call.dialled)

@@ -91,6 +91,8 @@ class Calling:
             from_ = ANONYMOUS
         offer = leg.audio.offer(worker.address, port, leg.preferred)
         headers = (*exchange.call_header(leg), *forwarded_headers(forwarded, exchange.settings.domain))
+        if request.referred_by:
+            headers += (("referred-by", f"<sip:{escape(request.referred_by)}@{exchange.settings.domain}>"),)
 
         def call(phone: Phone, ring_timeout_s: float, owner: object) -> tuple[Session | None, list[Effect]]:
             session, effects = exchange.endpoint.invite(

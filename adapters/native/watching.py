@@ -30,7 +30,7 @@ from adapters.sip.event_documents import (
 from adapters.sip.notifier import Notifier, Package
 from adapters.sip.outgoing import OutgoingSession
 from adapters.sip.uri import escape
-from engine.events import AgentId, Presence
+from engine.events import AgentId, Party, Presence
 
 _ACTIVITIES: dict[Presence, Activity] = {
     Presence.IN_CALL: "on-the-phone",
@@ -134,7 +134,7 @@ class Watching:
             uri = None if leg.session is None else leg.session.request.parsed_uri
             dialled = (uri.user if uri is not None else None) or "anonymous"
             return DialogFacts(leg.leg_id, "initiator", progress, f"sip:{escape(dialled)}@{domain}")
-        caller = leg.request.caller
+        caller = Party("") if leg.request.forwarded.withheld else leg.request.caller
         remote = f"sip:{escape(caller.number) or 'anonymous'}@{domain}"
         session = leg.fork.session if isinstance(leg.fork, Fork) else leg.session
         tag = session.early_tag if isinstance(session, OutgoingSession) else None

@@ -1,4 +1,7 @@
-"""REFER and what is told about it (RFC 3515, RFC 4488, RFC 3892): reading and writing, no state."""
+"""REFER and what is told about it (RFC 3515, RFC 4488): reading and writing, no state.
+
+Referred-By (RFC 3892) is not read: who refers is known by the dialog.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,11 @@ class ReferTo:
     Attributes:
         target: whom to call.
         replaces: the call whose place the new one is to take, or None.
-        referred_by: on whose behalf, as it came; "" if it is not said.
         notify: the sender wants to be told how it goes.
     """
 
     target: SipUri
     replaces: Replaces | None
-    referred_by: str
     notify: bool
 
     @classmethod
@@ -56,7 +57,6 @@ class ReferTo:
         return cls(
             uri,
             Replaces.in_uri(uri),
-            request.get("referred-by") or "",
             notify=wish is None or wish.partition(";")[0].strip().lower() != "false",
         )
 

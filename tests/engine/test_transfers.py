@@ -664,3 +664,24 @@ def test_phone_of_an_agent_who_is_called_for_a_number_of_theirs_is_nobody_elses_
     assert call_id is not None
     leg = take_over(w, w.phones.ringing("a0001"), call_id, agent_id="a0003")
     assert ("reject forbidden", leg) in w.phones.log
+
+
+def test_withheld_number_stays_withheld_when_the_call_is_transferred() -> None:
+    w = outbound_world()
+    caller = LegId("hidden")
+    w.phones.legs[caller] = FakeLeg()
+    hidden = ev.Forwarded(withheld=True)
+    source = ev.Source(trunk="carrier")
+    w.control.on_leg_event(ev.LegIncoming(caller, CallId("h"), ev.Party("0151"), "7a0001", source, forwarded=hidden))
+    first = w.phones.ringing("a0001")
+    w.phones.pick_up(first)
+    refer(w, first, "a0003")
+    request = w.phones.legs[w.phones.ringing("a0003")].request
+    assert request is not None
+    assert (request.forwarded, request.referred_by) == (hidden, "a0001")
+    w.phones.end(w.phones.ringing("a0003"), EndCause.BUSY)
+    refer(w, first, "0800")
+    request = w.phones.legs[ringing_outside(w, "one")].request
+    assert request is not None
+    assert request.outside is not None
+    assert request.outside.withheld

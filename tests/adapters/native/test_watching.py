@@ -15,7 +15,7 @@ from adapters.sip.message import Request, Response, build_response, parse_messag
 from adapters.sip.session import Login
 from engine.bus import EventBus
 from engine.control import CallControl
-from engine.events import AgentId, CallId, LegAnswered, LegEnded, LegId, LegIncoming, Party, Presence
+from engine.events import AgentId, CallId, Forwarded, LegAnswered, LegEnded, LegId, LegIncoming, Party, Presence
 from engine.telephony import Originate
 from engine.watching import PRESENCE, AgentWatch
 from routing.model import AgentState
@@ -128,6 +128,28 @@ async def test_lamp_follows_a_call_from_ringing_to_its_end(scene: Scene) -> None
     assert (state_of(dialog), dialog.get("call-id")) == ("confirmed", None)  # nobody else's to take
     telephony.hang_up(LegId("one"))
     assert await scene.lamps.dialogs() == []
+
+
+async def test_lamp_keeps_a_withheld_number(scene: Scene) -> None:
+    await scene.lamps.subscribe("dialog", "a0001")
+    await scene.lamps.notified()
+    request = Originate(
+        CallId("c"),
+        AgentId("a0001"),
+        Party("0151", "Ann"),
+        None,
+        30,
+        forwarded=Forwarded(withheld=True),
+        referred_by="a0002",
+    )
+    scene.rig.telephony.originate(LegId("one"), request)
+    phone = await scene.agent.ringing()
+    assert phone.request.get("referred-by") == "<sip:a0002@pbx.test>"
+    scene.agent.ring(phone)
+    told = await scene.lamps.notified()
+    assert b"sip:anonymous@pbx.test" in told.body
+    assert b"0151" not in told.body
+    assert b"Ann" not in told.body
 
 
 async def test_lamp_shows_whom_the_agent_calls(scene: Scene) -> None:
