@@ -602,10 +602,12 @@ class Endpoint:
         return True
 
     def _is_expected(self, request: Request) -> bool:
-        """Whether a request belongs to a call that there is: a flood must not keep calls from ending."""
-        return self._session_of(request) is not None or (
-            request.method == "CANCEL" and self._layer.find_cancelled(request) is not None
-        )
+        """Whether a request belongs to what there is: a flood must not keep calls from ending."""
+        if self._session_of(request) is not None:
+            return True
+        if request.method == "SUBSCRIBE":
+            return self.notifier is not None and self.notifier.find(request) is not None
+        return request.method == "CANCEL" and self._layer.find_cancelled(request) is not None
 
     def _on_cancel(self, tx: ServerTransaction, now: float) -> None:
         cancelled = self._layer.find_cancelled(tx.request)

@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, PRACK, REGISTER"
-ACCEPT = "application/sdp, multipart/mixed, application/dtmf-relay, application/dtmf"
+ACCEPT = "application/sdp, multipart/mixed, application/dtmf-relay, application/dtmf, message/sipfrag"
 AGENT = "Murima"
 SDP = "application/sdp"
 
