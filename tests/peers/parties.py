@@ -35,7 +35,7 @@ def write_words(folder: Path, variant: int) -> Path:
 
 
 class Party(ABC):
-    """A phone with one call at a time; `async with party("baresip", ...) as caller`. It answers at once."""
+    """A phone with one call at a time; `async with party("baresip", ...) as caller`."""
 
     words: Samples  # what it says in each call, from its start
     words_file: Path
@@ -62,6 +62,10 @@ class Party(ABC):
         """Call somebody; `talking` tells when the other has answered."""
 
     @abstractmethod
+    async def ringing(self) -> None:
+        """Wait until it is called: one that does not answer at once."""
+
+    @abstractmethod
     async def talking(self) -> None:
         """Wait until its call is up, whoever called."""
 
@@ -75,11 +79,19 @@ class Party(ABC):
 
     @abstractmethod
     async def hang_up(self) -> None:
-        """End its call."""
+        """End its call, or give up dialling, or refuse."""
 
     @abstractmethod
     async def ended(self) -> None:
         """Wait until its call has ended."""
+
+    @abstractmethod
+    async def press(self, digit: str) -> None:
+        """Type a digit (RFC 4733)."""
+
+    @abstractmethod
+    async def pressed(self, digit: str) -> None:
+        """Wait until the other one's digit has come."""
 
     @abstractmethod
     async def say_again(self) -> None:
@@ -104,8 +116,17 @@ class BaresipParty(Party):
     async def dial(self, uri: str) -> None:
         await self._phone.dial(uri)
 
+    async def ringing(self) -> None:
+        await self._phone.expect("call_incoming")
+
     async def talking(self) -> None:
         await self._phone.expect("call_established")
+
+    async def press(self, digit: str) -> None:
+        await self._phone.send_dtmf(digit)
+
+    async def pressed(self, digit: str) -> None:
+        await self._phone.expect("call_dtmf_start", param=digit)
 
     async def hold(self) -> None:
         await self._phone.hold()
@@ -134,11 +155,20 @@ class LinphoneParty(Party):
         self._phone = Linphone(folder, user, **options)
 
     async def dial(self, uri: str) -> None:
-        await self._phone.dial(uri)
+        self._call = await self._phone.dial(uri)
+
+    async def ringing(self) -> None:
+        self._call = (await self._phone.expect("incoming"))["call"]
 
     async def talking(self) -> None:
         self._call = (await self._phone.expect("connected"))["call"]
         await self._phone.expect("streams", call=self._call)
+
+    async def press(self, digit: str) -> None:
+        await self._phone.send_dtmf(digit)
+
+    async def pressed(self, digit: str) -> None:
+        await self._phone.expect("dtmf", digit=digit)
 
     async def hold(self) -> None:
         await self._phone.hold()
@@ -168,11 +198,20 @@ class PjsuaParty(Party):
         self._phone = Pjsua(folder, user, **options)
 
     async def dial(self, uri: str) -> None:
-        await self._phone.dial(uri)
+        self._call = await self._phone.dial(uri)
+
+    async def ringing(self) -> None:
+        self._call = (await self._phone.expect("incoming"))["call"]
 
     async def talking(self) -> None:
         self._call = (await self._phone.expect("call", state="confirmed"))["call"]
         await self._phone.expect("media", call=self._call, status=_ACTIVE)
+
+    async def press(self, digit: str) -> None:
+        await self._phone.send_dtmf(self._call, digit)
+
+    async def pressed(self, digit: str) -> None:
+        await self._phone.expect("dtmf", digit=digit)
 
     async def hold(self) -> None:
         await self._phone.hold(self._call)
@@ -203,7 +242,7 @@ _MAKES: dict[str, type[BaresipParty | LinphoneParty | PjsuaParty]] = {
 }
 
 
-def party(make: str, folder: Path, user: str, *, variant: int, **options: Any) -> Party:
+def party(make: str, folder: Path, user: str, *, variant: int, answers: bool = True, **options: Any) -> Party:
     """Return a phone of this make: baresip, linphone or pjsua.
 
     Args:
@@ -211,9 +250,12 @@ def party(make: str, folder: Path, user: str, *, variant: int, **options: Any) -
         folder: an empty folder of its own.
         user: the account's user part.
         variant: what it says (see `tests.speech`).
+        answers: at once; otherwise it rings.
         options: those of the phone's class; `address` is one of its own by default.
     """
     options.setdefault("address", loopback_address())
+    if not answers:
+        options["answer"] = 180 if make == "pjsua" else "manual"
     file = write_words(folder, variant)
     result = _MAKES[make](folder / make, user, play=file, **options)
     result.words, result.words_file = speech(SPEECH_S, variant), file

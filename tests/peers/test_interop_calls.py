@@ -27,7 +27,7 @@ async def murima(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Muri
 async def talk(
     murima: MurimaProcess, folder: Path, caller_make: str, agent_make: str, first_agent: int, transport: str
 ) -> None:
-    """One phone calls the other, both speak, and the caller hangs up."""
+    """One phone calls the other, both speak and press a key, and the caller hangs up."""
     caller_id, agent_id = f"a{first_agent:04}", f"a{first_agent + 1:04}"
     options = account(murima, transport=transport)
     async with (
@@ -38,6 +38,10 @@ async def talk(
         await caller.dial(f"sip:{agent_id}@pbx.local")
         await asyncio.gather(caller.talking(), agent.talking())
         await asyncio.sleep(TALK_S)  # the speech takes its time
+        await caller.press("4")
+        await agent.pressed("4")
+        await agent.press("7")
+        await caller.pressed("7")
         await caller.hang_up()
         await asyncio.gather(caller.ended(), agent.ended())
         assert_heard(caller.words, agent.heard())
@@ -92,4 +96,31 @@ async def test_phones_hold_and_resume(tmp_path: Path, murima: MurimaProcess) -> 
         hold_and_talk(murima, tmp_path, "baresip", "linphone", 3, "agent"),
         hold_and_talk(murima, tmp_path, "pjsua", "baresip", 5, "agent"),
         hold_and_talk(murima, tmp_path, "pjsua", "linphone", 7, "caller"),
+    )
+
+
+async def give_up_and_refuse(
+    murima: MurimaProcess, folder: Path, caller_make: str, agent_make: str, first_agent: int
+) -> None:
+    """The caller gives up while the other phone rings; the second time, the other refuses."""
+    caller_id, agent_id = f"a{first_agent:04}", f"a{first_agent + 1:04}"
+    options = account(murima)
+    async with (
+        party(agent_make, folder / agent_id, agent_id, variant=1, answers=False, **options) as agent,
+        party(caller_make, folder / caller_id, caller_id, variant=2, **options) as caller,
+    ):
+        for who in (caller, agent):
+            await until_free(murima, caller_id, agent_id)
+            await caller.dial(f"sip:{agent_id}@pbx.local")
+            await agent.ringing()
+            await murima.until(f"/api/v1/agents/{agent_id}", lambda answer: answer["data"]["state"] == "ringing")
+            await who.hang_up()
+            await asyncio.gather(caller.ended(), agent.ended())
+
+
+async def test_phones_give_up_and_refuse(tmp_path: Path, murima: MurimaProcess) -> None:
+    await all_of(
+        give_up_and_refuse(murima, tmp_path, "linphone", "baresip", 1),
+        give_up_and_refuse(murima, tmp_path, "baresip", "pjsua", 3),
+        give_up_and_refuse(murima, tmp_path, "pjsua", "linphone", 5),
     )
