@@ -120,7 +120,9 @@ def test_refusal_carries_status_and_headers() -> None:
     pair = ringing()
     pair.called.carry_out(pair.called.endpoint.reject(pair.b, 503, pair.link.now, [("retry-after", "5")]))
     pair.link.run()
-    assert pair.caller.events[-1] == SessionEnded(pair.a, EndReason.REFUSED, 503, "Service Unavailable")
+    assert pair.caller.events[-1] == SessionEnded(
+        pair.a, EndReason.REFUSED, 503, "Service Unavailable", retry_after_s=5.0
+    )
     assert any(b"\r\nRetry-After: 5\r\n" in send.data for _, send in pair.link.sent)
     finish(pair)
 
