@@ -368,9 +368,9 @@ async def test_alias_of_a_trunk_is_used_for_its_port_and_of_others_is_not() -> N
 LARGE = SDP + b"a=x-padding:" + b"x" * 1500 + b"\r\n"
 
 
-async def one_call(caller: Server, called: Server) -> str:
+async def one_call(caller: Server, called: Server, host: str = HOST) -> str:
     """Call by UDP with a large offer; the transport that brought it."""
-    caller.call(f"sip:500@{HOST}:{called.udp}", body=LARGE)
+    caller.call(f"sip:500@{host}:{called.udp}", body=LARGE)
     incoming = await called.inbox.wait(SessionIncoming)
     transport = incoming.session.flow.transport
     assert incoming.session.request.top_via.transport == transport.upper()
@@ -402,6 +402,12 @@ async def test_large_request_goes_by_udp_where_there_is_no_tcp() -> None:
         assert caller.transport.counters["sip_connects_failed_total"] == 1
         assert await one_call(caller, called) == "udp"
         assert caller.transport.counters["sip_connects_failed_total"] == 1  # remembered
+
+
+async def test_large_request_to_a_name_goes_by_udp_where_there_is_no_tcp() -> None:
+    async with serving() as caller, serving() as called:
+        assert await one_call(caller, called, "localhost") == "udp"
+        assert caller.transport.counters["sip_connects_failed_total"] == 1
 
 
 async def test_large_request_to_a_phone_behind_a_nat_keeps_its_flow() -> None:
