@@ -11,9 +11,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from tests.certificates import Files
 from tests.peers.asterisk import SWITCHES
 from tests.peers.process import PeerProcess
 from tests.ports import free_port
+
+# With TLS, the listener and our connections show one certificate, and both check the other's.
+_TLS = """\
+enable_tls = yes
+listen = tls:{address}:{tls_port}
+"""
+
+_TLS_MODULE = """\
+loadmodule "tls.so"
+modparam("tls", "certificate", "{certificate}")
+modparam("tls", "private_key", "{key}")
+modparam("tls", "ca_list", "{ca}")
+modparam("tls", "tls_method", "TLSv1.2+")
+modparam("tls", "verify_certificate", 1)
+modparam("tls", "require_certificate", 1)
+"""
 
 # $si: where a request came from; $du, or else $ru: where it goes.
 _CONFIG = """\
@@ -26,6 +43,7 @@ auto_aliases = no
 listen = udp:{address}:{port}
 listen = tcp:{address}:{port}
 tcp_source_ipv4 = {address}
+{tls}
 mpath = "{root}/usr/lib/x86_64-linux-gnu/kamailio/modules/"
 loadmodule "tm.so"
 loadmodule "sl.so"
@@ -35,6 +53,7 @@ loadmodule "maxfwd.so"
 loadmodule "textops.so"
 loadmodule "siputils.so"
 loadmodule "xlog.so"
+{tls_module}
 modparam("tm", "failure_reply_mode", 3)
 
 request_route {{
@@ -79,14 +98,17 @@ class Passed(NamedTuple):
 
 
 class Kamailio:
-    """One Kamailio on UDP and TCP; `async with Kamailio(...) as proxy`.
+    """One Kamailio on UDP and TCP, and on TLS if it has a certificate; `async with Kamailio(...) as proxy`.
 
     Args:
         folder: an empty folder of its own for settings and log.
         server: `host:port` of the server that it stands before.
         address: loopback address to bind, with `port`; a free one by default.
         phones: user parts, and the SIP URIs to send calls for them to; others go where the request says.
-        transport: "udp" or "tcp", between it and the server.
+        transport: "udp", "tcp" or "tls", between it and the server.
+        tls_port: for TLS.
+        certificate: what it shows over TLS, as a server and as a client.
+        ca: PEM file of the roots that all who speak TLS with it are verified by.
     """
 
     def __init__(
@@ -98,10 +120,18 @@ class Kamailio:
         port: int | None = None,
         phones: Mapping[str, str] | None = None,
         transport: str = "udp",
+        tls_port: int | None = None,
+        certificate: Files | None = None,
+        ca: Path | None = None,
     ) -> None:
         self.folder = folder
         self.address = address
         self.port = port if port is not None else free_port(address)
+        self._tls_port = tls_port
+        tls = tls_module = ""
+        if certificate is not None:
+            tls = _TLS.format(address=address, tls_port=tls_port)
+            tls_module = _TLS_MODULE.format(certificate=certificate.certificate, key=certificate.key, ca=ca)
         self._process = PeerProcess("kamailio", folder / "kamailio.log")
         server_address = server.rsplit(":", 1)[0]
         rules = [
@@ -115,6 +145,8 @@ class Kamailio:
             server=server,
             server_address=server_address,
             transport=transport,
+            tls=tls,
+            tls_module=tls_module,
             phones="\n".join(rules),
         )
 
@@ -137,7 +169,9 @@ class Kamailio:
         arguments: list[str | Path] = ["-DD", "-E", "-m", "32", "-f", config, "-Y", self.folder, "-w", self.folder]
         await self._process.start([SWITCHES / "kamailio", *arguments], folder=self.folder)
         try:
-            await self._process.bound(self.address, self.port, "tcp")  # the last one that it binds
+            await self._process.bound(self.address, self.port, "tcp")
+            if self._tls_port is not None:
+                await self._process.bound(self.address, self._tls_port, "tcp")
         except BaseException:
             await self.stop()
             raise

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
 
+from tests.certificates import Authority
 from tests.peers.interop import all_of, assert_heard, office, until_call_is
 from tests.peers.kamailio import Kamailio, Passed
 from tests.peers.murima import MurimaProcess
@@ -25,14 +27,21 @@ class Site:
 
     Attributes:
         agent: the agent's id.
-        between: what the proxy and murima speak, "udp" or "tcp"; the phones speak UDP.
-        address, port: of the proxy.
+        between: what the proxy and murima speak, "udp", "tcp" or "tls"; the phones speak UDP.
+        address, port, tls_port: of the proxy.
     """
 
     agent: str
     between: str
     address: str
     port: int
+    tls_port: int
+
+    @property
+    def contact(self) -> str:
+        """Where murima calls the agent."""
+        port = self.tls_port if self.between == "tls" else self.port
+        return f"sip:{self.agent}@{self.address}:{port};transport={self.between}"
 
     @property
     def number(self) -> str:
@@ -41,39 +50,70 @@ class Site:
 
 def _site(agent: str, between: str) -> Site:
     address = loopback_address()
-    return Site(agent, between, address, free_port(address))
+    port = free_port(address, span=2)
+    return Site(agent, between, address, port, port + 1)
 
 
-SITES = (_site("a0001", "udp"), _site("a0002", "udp"), _site("a0003", "tcp"), _site("a0004", "tcp"))
+SITES = (_site("a0001", "udp"), _site("a0002", "udp"), _site("a0003", "tcp"), _site("a0004", "tls"))
+
+
+class Server(NamedTuple):
+    """murima, and the files for proxies that speak TLS with it."""
+
+    murima: MurimaProcess
+    tls_remote: str
+    authority: Authority
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def murima(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MurimaProcess]:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    folder = tmp_path_factory.mktemp("murima")
+    address = loopback_address()
+    port = free_port(address, span=2)
+    authority = Authority(folder)
+    files = authority.issue(address, file="murima")
     config = office(
         *(site.agent for site in SITES),
-        sip={"trunks": [{"name": site.agent, "match": [site.address]} for site in SITES]},
+        sip={
+            "listen": [f"udp:{address}:{port}", f"tcp:{address}:{port}", f"tls:{address}:{port + 1}"],
+            "tls": {
+                "certificate": files.certificate.name,
+                "key": files.key.name,
+                "ca": authority.root.name,
+                "client_certificate": "required",
+            },
+            "trunks": [{"name": site.agent, "match": [site.address]} for site in SITES],
+        },
         numbers={"~7(\\d{4})": {"agent": "a\\1"}},
     )
     for agent, site in zip(config["agents"], SITES, strict=True):
-        agent["contact"] = f"sip:{site.agent}@{site.address}:{site.port};transport={site.between}"
-    async with MurimaProcess(config, tmp_path_factory.mktemp("murima")) as running:
-        await running.login()
-        yield running
+        agent["contact"] = site.contact
+    murima = MurimaProcess(config, folder, address=address)
+    murima.sip_port = port
+    async with murima:
+        await murima.login()
+        yield Server(murima, f"{address}:{port + 1}", authority)
 
 
 async def call_through_proxy(
-    murima: MurimaProcess, site: Site, folder: Path, caller_make: str, agent_make: str, who_holds: str
+    server: Server, site: Site, folder: Path, caller_make: str, agent_make: str, who_holds: str
 ) -> None:
     """A caller behind the proxy calls the agent behind it; one of the two holds, takes back, and hangs up."""
+    murima = server.murima
+    tls: dict[str, Any] = {}
+    if site.between == "tls":
+        files = server.authority.issue(site.address, file="proxy")
+        tls = {"tls_port": site.tls_port, "certificate": files, "ca": server.authority.root}
     async with (
         party(agent_make, folder / "agent", site.agent, variant=1) as agent,
         Kamailio(
             folder / "proxy",
-            murima.remote,
+            server.tls_remote if tls else murima.remote,
             address=site.address,
             port=site.port,
             phones={site.agent: agent.uri},
             transport=site.between,
+            **tls,
         ) as proxy,
         party(
             caller_make, folder / "caller", "0700111222", variant=2, domain="pbx.local", proxy=proxy.remote
@@ -112,11 +152,11 @@ def _address(uri: str) -> str:
     return uri.partition("@")[2].partition(":")[0]
 
 
-async def test_requests_of_a_call_stay_on_the_recorded_route(tmp_path: Path, murima: MurimaProcess) -> None:
-    udp, other_udp, tcp, other_tcp = SITES
+async def test_requests_of_a_call_stay_on_the_recorded_route(tmp_path: Path, server: Server) -> None:
+    udp, other_udp, tcp, tls = SITES
     await all_of(
-        call_through_proxy(murima, udp, tmp_path / "1", "pjsua", "linphone", "agent"),
-        call_through_proxy(murima, other_udp, tmp_path / "2", "baresip", "pjsua", "caller"),
-        call_through_proxy(murima, tcp, tmp_path / "3", "linphone", "baresip", "caller"),
-        call_through_proxy(murima, other_tcp, tmp_path / "4", "pjsua", "pjsua", "agent"),
+        call_through_proxy(server, udp, tmp_path / "1", "pjsua", "linphone", "agent"),
+        call_through_proxy(server, other_udp, tmp_path / "2", "baresip", "pjsua", "caller"),
+        call_through_proxy(server, tcp, tmp_path / "3", "linphone", "baresip", "caller"),
+        call_through_proxy(server, tls, tmp_path / "4", "pjsua", "pjsua", "agent"),
     )
