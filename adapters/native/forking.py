@@ -91,9 +91,9 @@ class Fork:
         return self._leg
 
     @property
-    def session(self) -> Session | None:
-        """That with the first of the phones that ring."""
-        return self._ringing[0].session if self._ringing else None
+    def sessions(self) -> list[Session]:
+        """Those with the phones that are called now."""
+        return [branch.session for branch in self._ringing if branch.session is not None]
 
     def begin(self) -> None:
         """Ring the first phones; the leg ends if none can be called."""

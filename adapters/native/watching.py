@@ -136,8 +136,9 @@ class Watching:
             return DialogFacts(leg.leg_id, "initiator", progress, f"sip:{escape(dialled)}@{domain}")
         caller = Party("") if leg.request.forwarded.withheld else leg.request.caller
         remote = f"sip:{escape(caller.number) or 'anonymous'}@{domain}"
-        session = leg.fork.session if isinstance(leg.fork, Fork) else leg.session
-        tag = session.early_tag if isinstance(session, OutgoingSession) else None
+        sessions = leg.fork.sessions if isinstance(leg.fork, Fork) else [leg.session]
+        early = ((s, s.early_tag) for s in sessions if isinstance(s, OutgoingSession))
+        session, tag = next(((s, tag) for s, tag in early if tag is not None), (None, None))
         if leg.answered or session is None or tag is None:
             if leg.ringing and not leg.answered:
                 progress = "early"

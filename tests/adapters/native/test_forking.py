@@ -11,7 +11,19 @@ import pytest
 from adapters.sip.message import Request
 from adapters.sip.session import EndReason, Session, SessionEnded
 from adapters.sip.transaction import Flow
-from engine.events import AgentId, CallId, EndCause, LegAnswered, LegEarlyMedia, LegEnded, LegId, LegRinging, Party
+from adapters.sip.uri import SipUri
+from engine.events import (
+    AgentId,
+    CallId,
+    EndCause,
+    LegAnswered,
+    LegEarlyMedia,
+    LegEnded,
+    LegId,
+    LegIncoming,
+    LegRinging,
+    Party,
+)
 from engine.telephony import Originate
 from tests.native_rig import Phone
 from tests.native_scene import Scene, make_scene
@@ -175,3 +187,33 @@ async def test_early_media_of_one_of_the_phones_is_heard(desk: Desk) -> None:
     await two.pick_up(second)
     await desk.rig.inbox.wait(LegAnswered)
     await desk.finish()
+
+
+@pytest.mark.parametrize("rings", [0, 1])
+async def test_call_that_rings_at_several_phones_is_picked_up_by_the_names_of_any(desk: Desk, rings: int) -> None:
+    for phone in desk.phones[:2]:
+        desk.register(phone)
+    desk.call()
+    sessions = await ringing(*desk.phones[:2])
+    await desk.rig.inbox.wait(LegRinging)
+    (facts,) = desk.rig.telephony.watching.dialogs("a0002")
+    assert facts.state == "early"
+    assert facts.sip_call_id in (sessions[0].sip_call_id, sessions[1].sip_call_id)
+    dialog = sessions[rings].dialog
+    assert dialog is not None
+    replaces = f"{dialog.sip_call_id};to-tag={dialog.local_tag};from-tag={dialog.remote_tag};early-only"
+    session, effects = desk.trunk.endpoint.invite(
+        SipUri.parse(desk.rig.number("x")),
+        desk.trunk.offer(),
+        from_="<sip:1@pbx.test>",
+        now=desk.trunk.now,
+        headers=[("replaces", replaces)],
+    )
+    assert session is not None
+    desk.trunk.transport.carry_out(effects)
+    incoming = await desk.rig.inbox.wait(LegIncoming)
+    assert (incoming.replaces, incoming.call_id) == (LEG, CALL)
+    desk.telephony.hang_up(incoming.leg_id)
+    desk.telephony.hang_up(LEG)
+    desk.telephony.release_call(CALL)
+    await desk.rig.settled()
