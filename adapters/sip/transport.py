@@ -156,6 +156,10 @@ class SipTransport:
         link = WebSocketLink(self._connections, self._listeners[index].transport, index, peer, send, close)
         return link if link.number else None
 
+    def replace_limits(self, limits: ConnectionLimits) -> None:
+        """Put other limits in force; connections that are up stay."""
+        self._connections.limits = limits
+
     async def close(self) -> None:
         """Stop listening and close everything."""
         self._closed = True

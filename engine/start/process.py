@@ -82,7 +82,7 @@ class Engine:
         self._certificates = Certificates(document)
         name_servers = tuple((server.host, server.port) for server in document.sip.dns.servers)
         self._transport = SipTransport(
-            ConnectionLimits(per_address=document.sip.connections_per_address),
+            _limits(document),
             dns=DnsSettings(name_servers, document.sip.dns.timeout_s),
         )
         self._registrar = Registrar()
@@ -321,6 +321,7 @@ class Engine:
         self._desk.describe(new.agents)
         self._document = new
         self._certificates.replace(new)
+        self._transport.replace_limits(_limits(new))
         needs_restart = [key for key in _FIXED if getattr(old, key) != getattr(new, key)]
         if [str(item) for item in self._bound] != [str(item) for item in new.sip.listen]:
             needs_restart.append("sip.listen")
@@ -347,6 +348,10 @@ class Engine:
 
     def _sip_detail(self) -> str:
         return "draining" if self._telephony.draining else ""
+
+
+def _limits(document: Document) -> ConnectionLimits:
+    return ConnectionLimits(per_address=document.sip.connections_per_address)
 
 
 def _served(document: Document) -> object:

@@ -247,6 +247,11 @@ async def test_connections_of_one_address_are_bounded_unless_they_register() -> 
         async with client(server.tcp) as second:  # the first no longer counts
             second.write(request().serialise())
             assert isinstance(await second.read(), Response)
+        server.transport.replace_limits(ConnectionLimits(per_address=3))
+        async with client(server.tcp) as third, client(server.tcp) as fourth:
+            for phone in (third, fourth):
+                phone.write(request().serialise())
+                assert isinstance(await phone.read(), Response)
     async with serving(limits=limits) as server, client(server.tcp), client(server.tcp) as second:
         second.write(request().serialise())  # trunks may have any number
         assert isinstance(await second.read(), Response)
