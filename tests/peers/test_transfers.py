@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.audio import align_and_correlate
+from tests.audio import align_and_correlate, load_wav
 from tests.peers.baresip import Baresip
 from tests.peers.murima import MurimaProcess
 from tests.peers.pjsua import Pjsua
@@ -108,8 +108,15 @@ async def test_blind_transfer_by_pjsua(office: Office) -> None:
     assert (live["agent_id"], live["caller"]) == ("a0002", "0700111222")
     await office.is_state("a0001", "ready")  # after its wrap-up
     await office.assert_colleague_hears(call, 3)
-    (row,) = (await office.murima.until("/api/v1/interactions", lambda answer: len(answer["data"]) == 1))["data"]
-    assert row["caller"] == "0700111222"
+    answer = await office.murima.until(
+        "/api/v1/interactions", lambda a: len(a["data"]) == 1 and a["data"][0]["recording_sha256"]
+    )
+    (row,) = answer["data"]
+    assert (row["caller"], row["agent_id"]) == ("0700111222", "a0002")
+    # One recording, which goes on with the colleague.
+    stereo, rate = load_wav(office.murima.data / "recordings" / f"{row['call_id']}.wav")
+    assert align_and_correlate(speech(SPEECH_S, 3), stereo[:, 0], rate).correlation >= AUDIBLE
+    assert row["recording_error"] is None
 
 
 async def test_blind_transfer_to_nobody_leaves_the_conversation(office: Office) -> None:
