@@ -102,6 +102,15 @@ def test_direct_caller_hears_the_phone_that_rings() -> None:
     w.assert_nothing_left()
 
 
+def test_answered_caller_hears_the_phone_that_rings() -> None:
+    w = World()
+    _, caller = w.phones.dial("605")
+    w.phones.sink(ev.PlayFinished(caller, ev.PlayId("x"), completed=True))
+    agent = w.phones.ringing("a0001")
+    w.phones.sink(LegEarlyMedia(agent))
+    assert (f"progress {agent}", caller) in w.phones.log
+
+
 def test_caller_in_a_queue_goes_on_hearing_music() -> None:
     w = World()
     _, caller = w.phones.dial("500")

@@ -22,6 +22,7 @@ NUMBERS: Mapping[str, object] = {
     "602": {"echo": True},
     "603": {"play": "welcome", "then": {"queue": "support"}},
     "604": {"play": "welcome"},
+    "605": {"play": "welcome", "then": {"agent": "a0001"}},
     r"~7(\w+)": {"agent": r"\1"},
     r"~6(\w{5})": {"agent": r"\1", "record": True},
     r"~8(\w+)": {"listen": r"\1"},

@@ -109,3 +109,17 @@ async def test_session_that_must_be_refreshed_is_offered_anew(faked: Scene) -> N
     faked.agent.hang_up(phone)
     faked.telephony.release_call(incoming.call_id)
     await faked.rig.settled()
+
+
+async def test_caller_that_is_answered_already_hears_the_phone_that_rings(faked: Scene) -> None:
+    incoming, _ = await faked.incoming()
+    faked.telephony.answer(incoming.leg_id)
+    await faked.trunk.answered()
+    leg_id = faked.ring_agent(incoming.call_id, incoming.leg_id)
+    faked.agent.progress(await faked.agent.ringing())
+    await faked.rig.inbox.wait(LegEarlyMedia)
+    faked.telephony.progress(incoming.leg_id, leg_id)
+    assert faked.worker.sent(media.Bridge) == [media.Bridge(incoming.leg_id, leg_id)]
+    assert len([e for e in faked.trunk.inbox.of(SessionProgress) if e.status > 100]) == 0
+    faked.telephony.release_call(incoming.call_id)
+    await faked.rig.settled()
