@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from config.schema import Action
-from engine.events import NOTHING_FORWARDED, AgentId, CallId, Forwarded, LegId, Party, QueueId, Source
+from engine.events import NOTHING_FORWARDED, AgentId, CallId, EndCause, Forwarded, LegId, Party, QueueId, Source
 
 if TYPE_CHECKING:
     from engine.transfers import Transfer
@@ -81,7 +81,7 @@ class Call:
     legs: dict[LegId, Leg] = field(default_factory=dict)  # every leg that has not ended
     forwarded: Forwarded = NOTHING_FORWARDED
     held_by: str = ""  # on whose word it is on hold: agent or operator; phones hold by themselves, see `Leg.held`
-    broken: bool = False  # the agent's phone that failed last gave an answer that makes no sense
+    failure: EndCause = EndCause.FAILED  # of the agent's phone that failed last, where the router knows no more
     over: bool = False  # CallEnded was published
     transfer: Transfer | None = None  # the one in progress
     transfers: int = 0  # begun so far

@@ -28,3 +28,6 @@ REFUSALS = {
     Refusal.REJECTED: EndCause.REJECTED,
     Refusal.FAILED: EndCause.FAILED,
 }
+
+PHONE_FAILURES = (EndCause.BROKEN, EndCause.UNSUPPORTED)
+"""Told to the caller as they are; to the router they are one."""

@@ -25,7 +25,7 @@ from engine import events as ev
 from engine import orphans, snapshot
 from engine.bus import EventBus
 from engine.call import Call, CallState, Leg
-from engine.causes import FAILURES, REFUSALS
+from engine.causes import FAILURES, PHONE_FAILURES, REFUSALS
 from engine.clock import Clock
 from engine.events import AgentId, CallId, EndCause, LegId, PlayId, QueueId, TransferId
 from engine.holding import Holding
@@ -429,7 +429,7 @@ class CallControl:
         elif leg.side in ("agent", "callee"):
             if leg.side == "callee":
                 self.outbound.on_ringing(call)
-            if not call.caller_leg.answered:
+            if call.queue_id is None:  # who waits in a queue hears its music
                 self.telephony.progress(call.caller_leg.leg_id, leg.leg_id)
 
     def _on_ended(self, event: ev.LegEnded) -> None:
@@ -449,7 +449,7 @@ class CallControl:
             self.outbound.on_failed(call, event)
         elif leg.agent_id is not None and call.offers.get(leg.agent_id) is leg:
             del call.offers[leg.agent_id]
-            call.broken = event.cause is EndCause.BROKEN
+            call.failure = event.cause if event.cause in PHONE_FAILURES else EndCause.FAILED
             failure = FAILURES.get(event.cause, Failure.FAILED)
             self.publish(ev.OfferFailed, call, agent_id=leg.agent_id, cause=event.cause)
             log.info(
@@ -597,8 +597,8 @@ class CallControl:
             self.transfers.on_refused(decision, REFUSALS[decision.reason])
         else:
             cause = REFUSALS[decision.reason]
-            if cause is EndCause.FAILED and call.broken:
-                cause = EndCause.BROKEN
+            if cause is EndCause.FAILED:
+                cause = call.failure
             self.end(call, cause, by="system", detail=decision.reason)
 
     # --- talking and ending -------------------------------------------------------------

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from engine import events as ev
 from engine.call import CallState
 from engine.control import ControlSettings
@@ -85,11 +87,12 @@ def test_ring_all_hangs_up_the_other_phones() -> None:
     assert w.state("a0001")[0] is AgentState.READY
 
 
-def test_answer_that_makes_no_sense_is_told_the_direct_caller() -> None:
+@pytest.mark.parametrize("cause", [EndCause.BROKEN, EndCause.UNSUPPORTED])
+def test_answer_that_the_phone_alone_explains_is_told_the_direct_caller(cause: EndCause) -> None:
     w = World()
     _, caller = w.phones.dial("7a0001")
-    w.phones.end(w.phones.ringing("a0001"), EndCause.BROKEN)
-    assert ("reject broken", caller) in w.phones.log
+    w.phones.end(w.phones.ringing("a0001"), cause)
+    assert (f"reject {cause}", caller) in w.phones.log
     w.assert_nothing_left()
 
 
