@@ -13,19 +13,27 @@ from tests.peers.asterisk import Asterisk
 from tests.peers.interop import account, all_of, assert_heard, office, until_call_is, until_free
 from tests.peers.linphone import Linphone
 from tests.peers.murima import MurimaProcess
-from tests.peers.parties import Party, party
-from tests.ports import loopback_address
+from tests.peers.parties import SPEECH_S, Party, party, write_words
+from tests.ports import free_port, loopback_address
+from tests.speech import speech
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TRUNK = loopback_address()
+TRUNK, CARRIER = loopback_address(), loopback_address()
+CARRIER_PORT = free_port(CARRIER)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def murima(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MurimaProcess]:
-    config = office(*(f"a{number:04}" for number in range(1, 9)))
+    config = office(*(f"a{number:04}" for number in range(1, 11)))
     config |= {
-        "sip": {"trunks": [{"name": "switch", "match": [TRUNK], "transfer": True}]},
+        "sip": {
+            "trunks": [
+                {"name": "switch", "match": [TRUNK], "transfer": True},
+                {"name": "carrier", "address": f"sip:{CARRIER}:{CARRIER_PORT}"},
+            ]
+        },
+        "routes": [{"name": "world", "match": "~0\\d{9}", "trunks": ["carrier"]}],
         "numbers": {"~7(\\d{4})": {"agent": "a\\1"}},
     }
     async with MurimaProcess(config, tmp_path_factory.mktemp("murima")) as running:
@@ -107,9 +115,38 @@ async def blind_by_asterisk(murima: MurimaProcess, folder: Path) -> None:
         await talk_to_the_end(agent, target)
 
 
+async def to_the_outside_by_pjsua(murima: MurimaProcess, folder: Path) -> None:
+    """The agent sends a colleague to a number that a carrier reaches."""
+    options = account(murima)
+    async with (
+        Asterisk(
+            folder / "carrier",
+            murima.remote,
+            address=CARRIER,
+            port=CARRIER_PORT,
+            numbers={"0700111222": "talk"},
+            play=write_words(folder / "said", 11),
+        ) as carrier,
+        party("linphone", folder / "caller", "a0009", variant=9, **options) as caller,
+        party("pjsua", folder / "agent", "a0010", variant=10, **options) as agent,
+    ):
+        await until_free(murima, "a0009", "a0010")
+        await caller.dial("sip:a0010@pbx.local")
+        await asyncio.gather(caller.talking(), agent.talking())
+        await agent.transfer("sip:0700111222@pbx.local")
+        await carrier.expect("mixmonitorstart")
+        await agent.ended()
+        await caller.say_again()
+        await caller.hang_up()
+        await carrier.expect("hangup")
+        assert_heard(caller.words, await carrier.heard())
+        assert_heard(speech(SPEECH_S, 11), caller.heard())
+
+
 async def test_phones_and_switches_transfer(tmp_path: Path, murima: MurimaProcess) -> None:
     await all_of(
         blind_by_linphone(murima, tmp_path / "1"),
         attended_by_linphone(murima, tmp_path / "2"),
         blind_by_asterisk(murima, tmp_path / "3"),
+        to_the_outside_by_pjsua(murima, tmp_path / "4"),
     )
