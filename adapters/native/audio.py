@@ -66,10 +66,10 @@ class LegAudio:
         Raises:
             PeerError: 488, nothing in common.
         """
-        self._version += 1
         description, agreed = make_answer(
-            offer, address, port, preferring(preferred), session_id=self._session_id, version=self._version
+            offer, address, port, preferring(preferred), session_id=self._session_id, version=self._version + 1
         )
+        self._version += 1  # of what is sent: an offer that we refuse counts nothing
         self._agree(agreed)
         return description.serialise()
 
