@@ -156,8 +156,11 @@ class OutboundCalls:
         if search.route is None:
             self._refuse(call, EndCause.NOT_FOUND, detail="no route")
             return
-        call.record = call.record or record or search.route.record
-        if call.transfer is None:
+        record = record or search.route.record
+        if call.transfer is not None:
+            call.transfer.record = record
+        else:
+            call.record = call.record or record
             call.state = CallState.RINGING if call.caller_leg.answered else CallState.ARRIVING
         self._dialling[call.call_id] = _Dialling(search)
         self._try_next(call, self._dialling[call.call_id])
@@ -351,6 +354,15 @@ class OutboundCalls:
     def on_over(self, call: Call) -> None:
         """The call is on its way out no more: it has ended, or its transfer has its outcome."""
         self._dialling.pop(call.call_id, None)
+
+    def withdraw(self, call: Call) -> None:
+        """The call goes elsewhere: nobody outside is called for it any more."""
+        if self._dialling.pop(call.call_id, None) is None:
+            return
+        for leg in tuple(call.legs.values()):
+            if leg.side == "callee":
+                leg.side = "leaving"
+                self._control.telephony.hang_up(leg.leg_id, EndCause.CANCELLED)
 
     def on_reachability(self, event: ev.TrunkReachability) -> bool:
         """A trunk or a gateway of it went or came back; whether that is news."""

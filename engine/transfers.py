@@ -50,6 +50,7 @@ class Transfer:
         report: a phone asked for it and hears how it goes.
         leg: the new party's, once it is called.
         gone: who leaves has hung up already; the partner waits for the new party.
+        record: where the call goes, conversations are recorded.
         released: `staying` is asked to place the new call itself, and both leave us.
     """
 
@@ -62,6 +63,7 @@ class Transfer:
     leg: Leg | None = None
     gone: bool = False
     released: bool = False
+    record: bool = False
 
 
 class Transfers:
@@ -149,7 +151,7 @@ class Transfers:
         self.start(transfer, by)
         self._report(transfer, TransferState.TRYING)
         if isinstance(action, RingAgent):
-            call.record = call.record or action.record
+            transfer.record = action.record
             self._ringing[transfer.transfer_id] = transfer
             control.route(DirectRequested(transfer.transfer_id, action.agent))
         elif isinstance(action, DialOut):
@@ -320,6 +322,7 @@ class Transfers:
             wait_s = round(control.clock.monotonic() - call.joined, 3)
             control.publish(ev.QueueLeft, call, outcome="transferred", wait_s=wait_s)
         control.route(ContactLeft(call.call_id))
+        control.outbound.withdraw(call)
         control.telephony.stop_play(call.caller_leg.leg_id)
         call.queue_id = call.music = None
         control.publish(ev.TransferCompleted, call, transfer_id=transfer_id, target=target)
@@ -445,6 +448,7 @@ class Transfers:
         self._leave(transfer)
         leg.side = "callee" if leg.agent_id is None else "agent"
         call.agent = leg
+        call.record = call.record or transfer.record
         if leg.agent_id is not None:
             control.route(ConversationMoved(transfer.transfer_id, leg.agent_id, call.call_id))
         control.talk(call)

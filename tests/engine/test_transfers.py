@@ -685,3 +685,30 @@ def test_withheld_number_stays_withheld_when_the_call_is_transferred() -> None:
     assert request is not None
     assert request.outside is not None
     assert request.outside.withheld
+
+
+def test_call_on_its_way_outside_is_sent_elsewhere() -> None:
+    w = outbound_world()
+    call_id, caller = w.phones.dial("0800", agent_id="a0001")
+    outside = ringing_outside(w, "one")
+    w.control.transfer(call_id, "a0003", by="operator")
+    assert w.phones.legs[outside].ended
+    w.phones.pick_up(w.phones.ringing("a0003"))
+    assert len(w.phones.bridges) == 1
+    w.phones.end(caller)
+    w.assert_nothing_left()
+
+
+def test_transfer_that_failed_leaves_no_wish_to_record() -> None:
+    w = World()
+    call_id, _, first = talking(w, "7a0001", "a0001")
+    refer(w, first, "6a0003")  # that number records
+    w.phones.end(w.phones.ringing("a0003"), EndCause.BUSY)
+    refer(w, first, "a0002")
+    w.phones.pick_up(w.phones.ringing("a0002"))
+    assert w.phones.recordings == {}
+    agent = w.control.calls[call_id].agent
+    assert agent is not None
+    refer(w, agent.leg_id, "6a0003")
+    w.phones.pick_up(w.phones.ringing("a0003"))
+    assert call_id in w.phones.recordings
