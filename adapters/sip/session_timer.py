@@ -104,15 +104,14 @@ def accept(request: Request, response: Response, settings: TimerSettings) -> Ses
     that does not (a proxy put the header in) we do.
     """
     wanted = SessionExpires.of(request)
-    if wanted is None:
+    if wanted is None or wanted.seconds < LEAST_S:
         return None
     able = supports(request, TIMER)
     refresher = wanted.refresher or "uac" if able else "uas"
-    least = max(settings.min_s, LEAST_S)
-    min_se = request.get("min-se")
-    if min_se is not None:
-        least = max(least, _seconds(min_se))
-    seconds = max(min(wanted.seconds, settings.expires_s or wanted.seconds), least)
+    seconds = wanted.seconds
+    if settings.expires_s < seconds:  # it may be shortened, never lengthened
+        least = max(settings.expires_s or seconds, settings.min_s, _seconds(request.get("min-se") or ""))
+        seconds = min(seconds, least)
     response.set("session-expires", SessionExpires(seconds, refresher))
     if able:
         response.add("require", TIMER)

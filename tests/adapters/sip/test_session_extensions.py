@@ -344,8 +344,9 @@ def test_interval_below_ours_is_refused_and_asked_for_anew() -> None:
         (["Session-Expires: 1800", "Supported: timer"], ("1800;refresher=uac", True)),
         (["Session-Expires: 7200;refresher=uas", "Supported: timer"], ("1800;refresher=uas", True)),
         (["Session-Expires: 100"], ("100;refresher=uas", False)),  # a proxy put it in
-        (["Session-Expires: 20"], ("90;refresher=uas", False)),
-        (["Session-Expires: 100", "Supported: timer", "Min-SE: 300"], ("300;refresher=uac", True)),
+        (["Session-Expires: 20"], (None, False)),  # below what RFC 4028 allows
+        (["Session-Expires: 100", "Supported: timer", "Min-SE: 300"], ("100;refresher=uac", True)),  # never lengthened
+        (["Session-Expires: 9000", "Supported: timer", "Min-SE: 3000"], ("3000;refresher=uac", True)),
         (["Supported: timer"], (None, False)),
         ([], (None, False)),
     ],
