@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -144,9 +145,9 @@ class Pjsua:
             raise PeerError(f"pjsua refused {command}: {reply['result']}")
         return reply["result"]
 
-    async def dial(self, uri: str) -> int:
-        """Call a SIP URI; returns the number of the call."""
-        return int(await self._do("dial", uri=uri))
+    async def dial(self, uri: str, headers: Mapping[str, str] | None = None) -> int:
+        """Call a SIP URI, with these headers in the INVITE; returns the number of the call."""
+        return int(await self._do("dial", uri=uri, headers=dict(headers or {})))
 
     async def answer(self, call: int, code: int = 200) -> None:
         await self._do("answer", call=call, code=code)

@@ -193,11 +193,15 @@ class Phone:
             config.regConfig.timeoutSec = 60
         return config
 
-    def do_dial(self, uri: str) -> int:
+    def do_dial(self, uri: str, headers: dict[str, str]) -> int:
         call = PhoneCall(self)
         parameters = pj.CallOpParam(True)
         parameters.opt.audioCount = 1
         parameters.opt.videoCount = 0
+        for name, value in headers.items():
+            header = pj.SipHeader()
+            header.hName, header.hValue = name, value
+            parameters.txOption.headers.append(header)
         call.makeCall(uri, parameters)
         number: int = call.getId()
         self.calls[number] = call
