@@ -61,8 +61,11 @@ class MurimaProcess:
     ) -> None:
         self.folder = folder
         self.address = address or loopback_address()
-        # In one row, so that none lies within the others.
+        # In one row, so that none lies within the others, and beside what the document listens on.
+        taken = _listening(config)
         first = free_port(self.address, span=rtp_ports + 2, align=2)
+        while not taken.isdisjoint(range(first, first + rtp_ports + 2)):
+            first = free_port(self.address, span=rtp_ports + 2, align=2)
         self._rtp_first, self._rtp_last = first, first + rtp_ports - 1
         self.sip_port, self.http_port = first + rtp_ports, first + rtp_ports + 1
         self._config = config
@@ -311,6 +314,12 @@ class MurimaProcess:
     def log_tail(self, lines: int = 60) -> str:
         """Return the last lines, without the requests that tests make over and over."""
         return "\n".join([line for line in self.log().splitlines() if "http.request" not in line][-lines:])
+
+
+def _listening(config: Mapping[str, Any] | str) -> set[int]:
+    """Return the ports of a document's SIP listeners."""
+    listeners = config.get("sip", {}).get("listen", []) if isinstance(config, Mapping) else []
+    return {int(listener.rpartition(":")[2]) for listener in listeners}
 
 
 def _descendants(pid: int) -> list[int]:

@@ -133,6 +133,7 @@ async def we_register_with_asterisk(site: Site, folder: Path) -> None:
         await phone.talking()
         await asyncio.sleep(TALK_S)  # the speech takes its time
         await phone.hang_up()
+        await phone.ended()
         await carrier.expect("hangup")
         assert_heard(phone.words, await carrier.heard())
         assert_heard(speech(SPEECH_S, 5), phone.heard())

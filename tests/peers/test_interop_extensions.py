@@ -99,6 +99,7 @@ async def test_asterisk_demands_reliable_ringing_and_a_session_timer(tmp_path: P
         await phone.talking()
         await phone.say_again()
         await phone.hang_up()
+        await phone.ended()
         await asterisk.expect("hangup")
         assert_heard(phone.words, await asterisk.heard())
         assert_heard(speech(SPEECH_S, 3), phone.heard())

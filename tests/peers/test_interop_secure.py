@@ -115,6 +115,7 @@ async def test_asterisk_is_called_and_calls_over_tls(tmp_path: Path, secure: Sec
         await phone.talking()
         await asyncio.sleep(TALK_S)  # the speech takes its time
         await phone.hang_up()
+        await phone.ended()
         await asterisk.expect("hangup")
         assert_heard(phone.words, await asterisk.heard())
         assert_heard(speech(SPEECH_S, 3), phone.heard())

@@ -138,6 +138,7 @@ async def to_the_outside_by_pjsua(murima: MurimaProcess, folder: Path) -> None:
         await agent.ended()
         await caller.say_again()
         await caller.hang_up()
+        await caller.ended()
         await carrier.expect("hangup")
         assert_heard(caller.words, await carrier.heard())
         assert_heard(speech(SPEECH_S, 11), caller.heard())
