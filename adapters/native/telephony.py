@@ -490,6 +490,15 @@ class NativeTelephony:
             offer = leg.audio.offer(worker.address, leg.port, leg.audio.codec)
             self._exchange.run(self._exchange.endpoint.reinvite(session, offer, self._exchange.carrier.clock()))
 
+    def _on_reoffered(self, leg: Leg, body: bytes) -> None:
+        """Their answer to such an offer; what cannot be used leaves the call as it was."""
+        try:
+            leg.audio.read(body)
+        except PeerError:
+            self._exchange.counters["reoffers_unusable_total"] += 1
+        else:
+            self._exchange.agreed(leg)
+
     def _on_silent(self, leg: Leg, silent_ms: int) -> None:
         """Audio stopped: a phone on hold or muted is fine, one that has gone is not. Ask it."""
         if self._exchange.settings.probe_silent_legs and leg.answered:
@@ -584,7 +593,7 @@ class NativeTelephony:
         elif isinstance(event, SessionOfferWanted):
             self._offer_again(leg)
         elif event.status < 300:
-            self._exchange.take_answer(leg, event.body)
+            self._on_reoffered(leg, event.body)
 
     def _handle_worker(self, worker: Worker, event: media.Event) -> None:
         if isinstance(event, media.LegOpened):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.sip.session import SessionEnded, SessionOfferWanted, SessionProgress
+from adapters.sip.session import SessionAcked, SessionEnded, SessionOfferWanted, SessionProgress
 from engine.events import EndCause, LegAnswered, LegEarlyMedia, LegRinging
 from media import client as media
 from tests.native_scene import Scene, make_scene
@@ -105,6 +105,13 @@ async def test_session_that_must_be_refreshed_is_offered_anew(faked: Scene) -> N
     assert session is not None
     faked.rig.telephony.on_sip_event(SessionOfferWanted(session))
     assert b"m=audio" in (await faked.agent.reoffered()).body
+    await faked.agent.inbox.wait(SessionAcked)
+    faked.agent.answers_offers = False
+    faked.rig.telephony.on_sip_event(SessionOfferWanted(session))
+    await faked.agent.reoffered()
+    faked.agent.transport.carry_out(faked.agent.endpoint.accept_offer(phone, b"nonsense", faked.agent.now))
+    await faked.agent.inbox.wait(SessionAcked)
+    assert faked.rig.telephony.counters()["reoffers_unusable_total"] == 1
     assert faked.rig.telephony.live_counts()["legs"] == 2
     faked.agent.hang_up(phone)
     faked.telephony.release_call(incoming.call_id)
