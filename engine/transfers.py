@@ -365,7 +365,7 @@ class Transfers:
         del self._ringing[transfer.transfer_id]
         self._control.route(ContactLeft(transfer.transfer_id))
         if ringing is not None:
-            self._control.telephony.hang_up(ringing.leg_id, EndCause.CANCELLED)
+            self._control.telephony.hang_up(ringing.leg_id, EndCause.TAKEN)
 
     def on_ringing(self, transfer: Transfer) -> None:
         """The new party's phone rings."""
