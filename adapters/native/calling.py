@@ -16,6 +16,7 @@ from adapters.sip.endpoint import Effect
 from adapters.sip.headers import NameAddr, quoted
 from adapters.sip.registrar import Binding
 from adapters.sip.session import Session, SessionProgress
+from adapters.sip.transaction import Flow
 from adapters.sip.uri import SipUri, escape
 from engine.events import EndCause, LegId, LegRinging, LegTrying
 from engine.telephony import Originate
@@ -143,8 +144,22 @@ def _phone_of(binding: Binding) -> Phone:
     flow = binding.flow
     if binding.path:
         first = NameAddr.parse(binding.path[0]).uri
-        way = next_flow(first, flow, None) if isinstance(first, SipUri) else flow
+        way = _way_back(first, flow) if isinstance(first, SipUri) else flow
         return Phone(binding.uri, way, ", ".join(binding.path))
-    # Where the phone can be connected to, its Contact says where, once its own connection is gone.
+    # Where the phone can be connected to, its Contact says how, once its own connection is gone.
     direct = flow.transport in ("tcp", "tls") and not binding.needs_connection
-    return Phone(binding.uri, next_flow(binding.uri, flow, None) if direct else flow, "")
+    return Phone(binding.uri, _way_back(binding.uri, flow) if direct else flow, "")
+
+
+def _way_back(uri: SipUri, flow: Flow) -> Flow:
+    """The way to what a REGISTER named, at the address that it came from, whatever host it named.
+
+    Elsewhere may be a carrier, who takes any call that comes from us: whoever knows the password
+    of one phone could have calls to it made at our expense, past all routes and their rules.
+    """
+    way = next_flow(uri, flow, None)
+    if way.host == flow.host:
+        return way
+    if flow.transport == "udp" and way.transport == "udp":
+        return flow
+    return way._replace(host=flow.host, domain=way.host if way.transport == "tls" else "")
