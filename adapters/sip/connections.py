@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from adapters.sip.certificates import names_match
 from adapters.sip.errors import PeerError
+from adapters.sip.guard import source_of
 from adapters.sip.stream import PING, PONG, KeepAlive, StreamFramer
 from adapters.sip.transaction import Flow
 
@@ -31,7 +32,7 @@ class ConnectionLimits:
         silent_s: how long a connection may bring no message at all.
         idle_s: how long one that brought some may be silent; longer than the longest registration.
         total: connections at once.
-        per_address: connections at once from one address that is no trunk's.
+        per_address: connections at once from one address (IPv6: /64 network) that is no trunk's.
         unsent: a peer that reads nothing while so much waits is cut off.
         unread: unfinished messages of all connections together.
         stalled: connections that may hold unsent bytes at once.
@@ -150,23 +151,23 @@ class Connections:
 
     def admit(self, address: str) -> bool:
         """Count a new connection of a peer; False: it has too many, or all have."""
-        count = self._sources[address] + 1
+        source = source_of(address)  # one machine has a whole IPv6 network of addresses to come from
+        count = self._sources.get(source, 0) + 1
         full = self.closed or max(self._admitted, len(self._links)) >= self.limits.total
         if full or (count > self.limits.per_address and not self._unlimited(address)):
             self.owner.counters["sip_connections_refused_total"] += 1
-            if count == 1:
-                del self._sources[address]
             return False
-        self._sources[address] = count
+        self._sources[source] = count
         self._admitted += 1
         return True
 
     def release(self, address: str) -> None:
         """The opposite of `admit`: the connection has ended, or a password vouched for it."""
+        source = source_of(address)
         self._admitted -= 1
-        self._sources[address] -= 1
-        if self._sources[address] <= 0:
-            del self._sources[address]
+        self._sources[source] -= 1
+        if self._sources[source] <= 0:
+            del self._sources[source]
 
     def add(self, link: Link) -> int:
         """Take in a connection; 0: there are too many."""

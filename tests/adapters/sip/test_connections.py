@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.connections import ConnectionLimits, KeepAliveTimes
+from adapters.sip.connections import ConnectionLimits, Connections, KeepAliveTimes
 from adapters.sip.digest import Challenge, answer_challenge, ha1
 from adapters.sip.endpoint import Endpoint, RegistrationChanged, SessionIncoming
 from adapters.sip.message import Request, Response, parse_message
@@ -255,6 +255,16 @@ async def test_connections_of_one_address_are_bounded_unless_they_register() -> 
     async with serving(limits=limits) as server, client(server.tcp), client(server.tcp) as second:
         second.write(request().serialise())  # trunks may have any number
         assert isinstance(await second.read(), Response)
+
+
+async def test_an_ipv6_network_counts_as_one_address() -> None:
+    async with serving(trunk=False) as server:
+        table = Connections(server.transport, ConnectionLimits(per_address=2), KeepAliveTimes(), lambda _: False)
+        assert [table.admit(f"2001:db8::{n}") for n in range(1, 4)] == [True, True, False]
+        assert table.admit("2001:db8:0:1::1")
+        table.release("2001:db8::1")
+        assert table.admit("2001:db8::9")
+        assert not table.admit("2001:db8::a")
 
 
 # --- keep-alive ------------------------------------------------------------------------------------
