@@ -50,6 +50,7 @@ call_local_timeout 120
 call_max_calls 4
 module_path {modules}
 module g711.so
+module srtp.so
 module aufile.so
 module aubridge.so
 module sndfile.so
@@ -82,6 +83,7 @@ class Baresip:
         transport: "udp", "tcp" or "tls".
         ca: PEM file of the roots that servers are verified by.
         certificate: what it shows to a server that asks.
+        srtp: makes and takes calls with SDES-SRTP only.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Baresip:
         transport: str = "udp",
         ca: Path | None = None,
         certificate: Files | None = None,
+        srtp: bool = False,
     ) -> None:
         self.folder = folder
         self.user = user
@@ -119,6 +122,7 @@ class Baresip:
         self._transport = transport
         self._ca = ca
         self._certificate = certificate
+        self._srtp = srtp
         self._process = PeerProcess(f"baresip {user}", folder / "baresip.log")
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -191,6 +195,8 @@ class Baresip:
             parts.append(f'outbound="sip:{self._proxy};transport={self._transport}"')
         codecs = ",".join(f"{codec}/8000/1" for codec in self._codecs)
         parts += [f"regint={60 if self._register else 0}", f"answermode={self._answer}", f"audio_codecs={codecs}"]
+        if self._srtp:
+            parts.append("mediaenc=srtp-mand")
         return ";".join([*parts, "ptime=20"])
 
     async def _connect(self, port: int) -> asyncio.StreamWriter:

@@ -34,6 +34,8 @@ keepalive_period=0
 verify_server_certs={verify}
 verify_server_cn=0
 root_ca={ca}
+media_encryption={encryption}
+media_encryption_mandatory={srtp}
 [rtp]
 bind_address={address}
 audio_rtp_port={rtp_port}
@@ -112,6 +114,7 @@ class Linphone:
         transport: "udp", "tcp" or "tls".
         ca: PEM file of the roots that servers are verified by, but not their names, because linphone knows no
             addresses in certificates; without it, none is verified.
+        srtp: makes and takes calls with SDES-SRTP only.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class Linphone:
         codecs: tuple[str, ...] = ("PCMU", "PCMA"),
         transport: str = "udp",
         ca: Path | None = None,
+        srtp: bool = False,
     ) -> None:
         self.folder = folder
         self.user = user
@@ -150,6 +154,8 @@ class Linphone:
             "default_proxy": "0" if proxy is not None else "-1",
             "verify": str(int(ca is not None)),
             "ca": str(ca or ""),
+            "encryption": "srtp" if srtp else "none",
+            "srtp": str(int(srtp)),
         }
         text = _CONFIG.format(**settings)
         if proxy is not None:

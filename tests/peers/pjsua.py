@@ -41,6 +41,7 @@ class Pjsua:
         transport: "udp" or "tcp".
         messages: subscribe to its own voice messages.
         demands: extensions without which it makes and takes no call: "100rel", "timer".
+        srtp: makes and takes calls with SDES-SRTP only.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Pjsua:
         codecs: tuple[str, ...] = ("PCMU", "PCMA"),
         transport: str = "udp",
         demands: tuple[str, ...] = (),
+        srtp: bool = False,
         messages: bool = False,
     ) -> None:
         self.folder = folder
@@ -84,6 +86,7 @@ class Pjsua:
             "transport": transport,
             "messages": messages,
             "demands": demands,
+            "srtp": srtp,
         }
         self._process = PeerProcess(f"pjsua {user}", folder / "output.log")
         self._input: asyncio.StreamWriter | None = None

@@ -180,6 +180,9 @@ class Phone:
         if settings["password"] is not None:
             credentials = pj.AuthCredInfo("digest", "*", settings["user"], 0, settings["password"])
             config.sipConfig.authCreds.append(credentials)
+        if settings["srtp"]:
+            config.mediaConfig.srtpUse = pj.PJMEDIA_SRTP_MANDATORY
+            config.mediaConfig.srtpSecureSignaling = 0
         if "100rel" in settings["demands"]:
             config.callConfig.prackUse = pj.PJSUA_100REL_MANDATORY
         if "timer" in settings["demands"]:

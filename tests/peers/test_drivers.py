@@ -10,6 +10,8 @@ import pytest
 
 from tests.audio import align_and_correlate, dominant_frequency, save_wav, tone
 from tests.peers.baresip import Baresip
+from tests.peers.interop import all_of, assert_heard
+from tests.peers.parties import TALK_S, party
 from tests.peers.pjsua import Pjsua
 from tests.peers.process import PeerError
 from tests.peers.sipp import Sipp, run_sipp
@@ -89,6 +91,28 @@ async def test_pjsua_holds_baresip_and_rejects_a_call(tmp_path: Path) -> None:
         await two.expect("call", state="disconnected")
         await one.dial(two.uri)
         await one.expect("call_closed", param="486 Busy Here")
+
+
+async def srtp_call(folder: Path, caller_make: str, agent_make: str) -> None:
+    async with (
+        party(agent_make, folder / "agent", "agent", variant=1, srtp=True) as agent,
+        party(caller_make, folder / "caller", "caller", variant=2, srtp=True) as caller,
+    ):
+        await caller.dial(agent.uri)
+        await asyncio.gather(caller.talking(), agent.talking())
+        await asyncio.sleep(TALK_S)  # the speech takes its time
+        await caller.hang_up()
+        await asyncio.gather(caller.ended(), agent.ended())
+        assert_heard(caller.words, agent.heard())
+        assert_heard(agent.words, caller.heard())
+
+
+async def test_phones_encrypt_their_audio(tmp_path: Path) -> None:
+    await all_of(
+        srtp_call(tmp_path / "1", "pjsua", "baresip"),
+        srtp_call(tmp_path / "2", "linphone", "pjsua"),
+        srtp_call(tmp_path / "3", "baresip", "linphone"),
+    )
 
 
 async def test_a_peer_that_vanishes_says_nothing_more(tmp_path: Path) -> None:
