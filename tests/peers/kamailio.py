@@ -1,6 +1,7 @@
 """Kamailio (unpacked into .cache/switches by `tools/switches`) as a proxy that stays in the path of each call.
 
-It passes what comes from others on to one SIP server, and what comes from that server on to phones.
+It passes what comes from others on to one SIP server, and what comes from that server on to phones. Phones may
+register through it (Path, RFC 3327).
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ loadmodule "maxfwd.so"
 loadmodule "textops.so"
 loadmodule "siputils.so"
 loadmodule "xlog.so"
+loadmodule "path.so"
 {tls_module}
 modparam("tm", "failure_reply_mode", 3)
 
@@ -82,6 +84,7 @@ request_route {{
     remove_hf("Route");  # the one that led here
     xlog("L_NOTICE", "PASSED initial $rm $si\\n");
     if (is_method("INVITE|SUBSCRIBE|REFER")) record_route();
+    if (is_method("REGISTER")) add_path();
     if ($si != "{server_address}") $du = "sip:{server};transport={transport}";
 {phones}
     if (!t_relay()) sl_reply_error();

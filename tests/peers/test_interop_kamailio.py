@@ -27,6 +27,7 @@ class Site:
 
     Attributes:
         agent: the agent's id.
+        registers: the phone registers through the proxy; otherwise the agent has a fixed contact at the proxy.
         between: what the proxy and murima speak, "udp", "tcp" or "tls"; the phones speak UDP.
         address, port, tls_port: of the proxy.
     """
@@ -36,6 +37,7 @@ class Site:
     address: str
     port: int
     tls_port: int
+    registers: bool
 
     @property
     def contact(self) -> str:
@@ -48,13 +50,18 @@ class Site:
         return f"7{self.agent[1:]}"
 
 
-def _site(agent: str, between: str) -> Site:
+def _site(agent: str, between: str, *, registers: bool = False) -> Site:
     address = loopback_address()
     port = free_port(address, span=2)
-    return Site(agent, between, address, port, port + 1)
+    return Site(agent, between, address, port, port + 1, registers)
 
 
-SITES = (_site("a0001", "udp"), _site("a0002", "udp"), _site("a0003", "tcp"), _site("a0004", "tls"))
+SITES = (
+    _site("a0001", "udp"),
+    _site("a0002", "udp", registers=True),
+    _site("a0003", "tcp"),
+    _site("a0004", "tls"),
+)
 
 
 class Server(NamedTuple):
@@ -87,7 +94,8 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         numbers={"~7(\\d{4})": {"agent": "a\\1"}},
     )
     for agent, site in zip(config["agents"], SITES, strict=True):
-        agent["contact"] = site.contact
+        if not site.registers:
+            agent["contact"] = site.contact
     murima = MurimaProcess(config, folder, address=address)
     murima.sip_port = port
     async with murima:
@@ -104,17 +112,22 @@ async def call_through_proxy(
     if site.between == "tls":
         files = server.authority.issue(site.address, file="proxy")
         tls = {"tls_port": site.tls_port, "certificate": files, "ca": server.authority.root}
+    login: dict[str, Any] = {}
+    if site.registers:
+        proxy_at = f"{site.address}:{site.port}"
+        login = {"domain": "pbx.local", "proxy": proxy_at, "password": "secret", "register": True}
+    agent = party(agent_make, folder / "agent", site.agent, variant=1, **login)
     async with (
-        party(agent_make, folder / "agent", site.agent, variant=1) as agent,
         Kamailio(
             folder / "proxy",
             server.tls_remote if tls else murima.remote,
             address=site.address,
             port=site.port,
-            phones={site.agent: agent.uri},
+            phones={} if site.registers else {site.agent: agent.uri},
             transport=site.between,
             **tls,
         ) as proxy,
+        agent,
         party(
             caller_make, folder / "caller", "0700111222", variant=2, domain="pbx.local", proxy=proxy.remote
         ) as caller,
