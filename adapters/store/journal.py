@@ -17,9 +17,8 @@ import fcntl
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 _CHUNK = 256 * 1024
 
@@ -28,8 +27,7 @@ class JournalError(Exception):
     """The journal cannot be used; `str()` is a sentence for the operator."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One event as it lies in the journal."""
 
     name: str

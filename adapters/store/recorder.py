@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 
@@ -60,8 +61,7 @@ class Limits:
     journal_bytes: int = 256_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(NamedTuple):
     """An event in memory. `journaled`: the journal has it too."""
 
     entry: Entry
