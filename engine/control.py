@@ -132,8 +132,8 @@ class CallControl:
         """Take what the telephony provider reports."""
         self._inbox.append(event)
         if not self._in_turn:
-            with self.turn():
-                pass
+            self._in_turn = True
+            self._end_turn()
 
     def on_time(self) -> None:
         """Let time pass; due at the last deadline announced, harmless at any other time."""
@@ -210,6 +210,14 @@ class CallControl:
         self._in_turn = True
         try:
             yield
+        except BaseException:
+            self._close_turn()
+            raise
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Take what was reported meanwhile."""
+        try:
             while self._inbox:
                 event = self._inbox.popleft()
                 try:
@@ -218,8 +226,11 @@ class CallControl:
                     log.exception("control.failed", extra={"event": type(event).__name__})
                     self._abandon(event)
         finally:
-            self._in_turn = False
-            self._on_deadline(self.router.deadline())
+            self._close_turn()
+
+    def _close_turn(self) -> None:
+        self._in_turn = False
+        self._on_deadline(self.router.deadline())
 
     def _abandon(self, event: ev.LegEvent) -> None:
         call = self._call_by_leg.get(getattr(event, "leg_id", LegId("")))

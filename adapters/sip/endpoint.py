@@ -278,6 +278,16 @@ class Endpoint:
             self._announce(self.registrar.on_connection_lost(number))
         return self._take()
 
+    def is_due_before(self, at: float) -> bool:
+        """Whether `deadline` may be earlier than this: asked after each message, and cheap."""
+        registrar, notifier = self.registrar, self.notifier
+        return (
+            self._layer.schedule.first < at
+            or self._schedule.first < at
+            or (registrar is not None and registrar.schedule.first < at)
+            or (notifier is not None and notifier.schedule.first < at)
+        )
+
     def deadline(self) -> float | None:
         """Monotonic seconds at which `on_time` is due at the latest, or None."""
         times = [self._layer.deadline(), self._schedule.next_at()]

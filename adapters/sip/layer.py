@@ -32,14 +32,14 @@ _TERMINATED = State.TERMINATED
 
 
 class TransactionLayer:
-    """All transactions of one endpoint, and their timers."""
+    """All transactions of one endpoint, and their timers (`schedule`)."""
 
     def __init__(self, *, limit: int = MAX_TRANSACTIONS) -> None:
         self._clients: dict[object, ClientTransaction] = {}
         self._servers: dict[object, ServerTransaction] = {}
         self._merged: dict[object, ServerTransaction] = {}
         self._by_stream: dict[Flow, dict[ClientTransaction, None]] = {}  # so that a lost connection costs little
-        self._schedule: Schedule[Transaction] = Schedule()
+        self.schedule: Schedule[Transaction] = Schedule()
         self._limit = limit
 
     def __len__(self) -> int:
@@ -137,14 +137,14 @@ class TransactionLayer:
         tx = kind(request, flow, now)
         self._enter(tx)
         tx.hold(now + TIMEOUT)
-        self._schedule.update(tx)
+        self.schedule.update(tx)
         return tx
 
     def hold(self, tx: ClientTransaction, now: float) -> None:
         """Take a failed transaction back, to `move` it."""
         tx.hold(now + TIMEOUT)
         self._clients[tx.key] = tx
-        self._schedule.update(tx)
+        self.schedule.update(tx)
 
     def holds(self, tx: ClientTransaction) -> bool:
         """Whether a transaction is still here."""
@@ -178,7 +178,7 @@ class TransactionLayer:
         if left.state is _TERMINATED:  # nobody answered yet
             left.hold(now + TIMEOUT)
         self._clients[left.key] = left
-        self._schedule.update(left)
+        self.schedule.update(left)
         return left
 
     def abandon(self, tx: ClientTransaction, now: float) -> list[Effect]:
@@ -198,17 +198,17 @@ class TransactionLayer:
     def give_up_at(self, tx: ClientTransaction, deadline: float) -> None:
         """Wait for the final response to a request (an INVITE: a cancelled one) no longer than this."""
         tx.give_up_at(deadline)
-        self._schedule.update(tx)
+        self.schedule.update(tx)
 
     # --- time and transport ---------------------------------------------------------------
 
     def deadline(self) -> float | None:
         """When `on_time` should be called next."""
-        return self._schedule.next_at()
+        return self.schedule.next_at()
 
     def on_time(self, now: float) -> list[tuple[Transaction, list[Effect]]]:
         """Fire all timers that are due."""
-        return [(tx, self._settle(tx, tx.on_time(now))) for tx in self._schedule.due(now)]
+        return [(tx, self._settle(tx, tx.on_time(now))) for tx in self.schedule.due(now)]
 
     def on_flow_failed(self, flow: Flow, now: float) -> list[tuple[Transaction, list[Effect]]]:
         """Nothing can be sent there: end the transactions that wait for it."""
@@ -229,7 +229,7 @@ class TransactionLayer:
                 if tx.flow.reliable:
                     self._leave_stream(tx.flow, tx)
         else:
-            self._schedule.update(tx)
+            self.schedule.update(tx)
         return effects
 
     def _leave_stream(self, flow: Flow, tx: Transaction) -> None:

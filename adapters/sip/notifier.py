@@ -217,7 +217,7 @@ class Notifier:
         self._by_dialog: dict[tuple[str, str], Subscription] = {}
         self._by_resource: dict[tuple[str, str], set[Subscription]] = {}
         self._per_user: Counter[str] = Counter()
-        self._schedule: Schedule[Subscription] = Schedule()
+        self.schedule: Schedule[Subscription] = Schedule()
 
     def __len__(self) -> int:
         return len(self._by_dialog)
@@ -352,15 +352,15 @@ class Notifier:
         """Its deadline may have changed."""
         dialog = subscription.dialog
         if (dialog.sip_call_id, dialog.local_tag) in self._by_dialog:
-            self._schedule.update(subscription)
+            self.schedule.update(subscription)
 
     def deadline(self) -> float | None:
         """When `on_time` should be called next."""
-        return self._schedule.next_at()
+        return self.schedule.next_at()
 
     def on_time(self, now: float) -> None:
         """Send what is due."""
-        for subscription in self._schedule.due(now):
+        for subscription in self.schedule.due(now):
             dialog = subscription.dialog
             if (dialog.sip_call_id, dialog.local_tag) in self._by_dialog:
                 subscription.on_time(now)

@@ -121,7 +121,7 @@ class Registrar:
         self._bindings: dict[str, list[Binding]] = {}
         self._count = 0
         self._by_connection: dict[int, set[str]] = {}
-        self._schedule: Schedule[Binding] = Schedule()
+        self.schedule: Schedule[Binding] = Schedule()
 
     def __len__(self) -> int:
         return self._count
@@ -183,7 +183,7 @@ class Registrar:
             binding.sip_call_id, binding.cseq, binding.q = call_id, cseq, asked.q
             binding.instance, binding.reg_id, binding.path = asked.instance, asked.reg_id, path
             fresh.append(binding)
-            self._schedule.update(binding)
+            self.schedule.update(binding)
             if flow.connection:
                 self._by_connection.setdefault(flow.connection, set()).add(user)
         events = self._replace(user, fresh) if contacts else []
@@ -206,7 +206,7 @@ class Registrar:
             if mine and self._count + len(mine) <= self.limits.total:
                 events += self._replace(user, mine)
                 for binding in mine:
-                    self._schedule.update(binding)
+                    self.schedule.update(binding)
         return events
 
     def contact_values(self, user: str, now: float) -> list[str]:
@@ -230,12 +230,12 @@ class Registrar:
 
     def deadline(self) -> float | None:
         """When `on_time` should be called next."""
-        return self._schedule.next_at()
+        return self.schedule.next_at()
 
     def on_time(self, now: float) -> list[Reachability]:
         """Drop what has run out."""
         events: list[Reachability] = []
-        for binding in self._schedule.due(now):
+        for binding in self.schedule.due(now):
             events += self._replace(binding.user, [b for b in self._bindings[binding.user] if b is not binding])
         return events
 

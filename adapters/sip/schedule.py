@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 
@@ -34,11 +35,15 @@ class Schedule(Generic[ItemT]):
     dropping it, as nearly every timer of SIP ends, costs nothing. Entries without
     a deadline are swept out whenever the heap has doubled: a timer of half an
     hour does not keep an item that ended long ago.
+
+    Attributes:
+        first: nothing is due before this time (infinity: at all); `next_at` brings it up to date.
     """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, ItemT]] = []
         self._order = count()
+        self.first = inf
         self._sweep_at = _SWEEP_FROM
 
     def __len__(self) -> int:
@@ -50,6 +55,8 @@ class Schedule(Generic[ItemT]):
         if deadline is not None and (item.scheduled_at is None or deadline < item.scheduled_at):
             item.scheduled_at = deadline
             heappush(self._heap, (deadline, next(self._order), item))
+            if deadline < self.first:
+                self.first = deadline
             if len(self._heap) > self._sweep_at:
                 self._sweep()
 
@@ -60,9 +67,11 @@ class Schedule(Generic[ItemT]):
             at, _, item = heap[0]
             if item.scheduled_at == at:
                 if item.deadline() is not None:
+                    self.first = at
                     return at
                 item.scheduled_at = None
             heappop(heap)
+        self.first = inf
         return None
 
     def _sweep(self) -> None:

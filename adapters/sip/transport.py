@@ -314,10 +314,12 @@ class SipTransport:
         endpoint = self._endpoint
         if endpoint is None or self._closed:
             return
-        at = endpoint.deadline()
         timer = self._timer
-        if at is None or (timer is not None and self._timer_at <= at + 0.001):
+        if timer is not None and not endpoint.is_due_before(self._timer_at - 0.001):
             return  # an early timer costs less than moving it with each message
+        at = endpoint.deadline()
+        if at is None or (timer is not None and self._timer_at <= at + 0.001):
+            return
         if timer is not None:
             timer.cancel()
         self._timer = self._loop.call_at(at, self._on_timer)
