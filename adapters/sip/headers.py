@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
 
 from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.uri import SipUri, parse_host, parse_port
@@ -223,8 +225,7 @@ def _parse_any_uri(text: str) -> SipUri | str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class Via:
+class Via(NamedTuple):
     """One hop of the way back (RFC 3261 20.42).
 
     Attributes:
@@ -237,7 +238,7 @@ class Via:
     transport: str
     host: str
     port: int | None = None
-    params: Mapping[str, str | None] = field(default_factory=dict, hash=False)
+    params: Mapping[str, str | None] = MappingProxyType({})
 
     @classmethod
     def parse(cls, text: str) -> Via:
@@ -281,7 +282,7 @@ class Via:
 
     def with_params(self, params: Mapping[str, str | None]) -> Via:
         """Copy with `params` added or replaced."""
-        return replace(self, params={**self.params, **params})
+        return self._replace(params={**self.params, **params})
 
     def __str__(self) -> str:
         if not _TOKEN.fullmatch(self.transport):
@@ -293,8 +294,7 @@ class Via:
         return f"SIP/2.0/{self.transport} {host}{port}{format_params(self.params)}"
 
 
-@dataclass(frozen=True, slots=True)
-class CSeq:
+class CSeq(NamedTuple):
     """Sequence number and method (RFC 3261 20.16)."""
 
     number: int

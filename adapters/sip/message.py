@@ -10,6 +10,7 @@ Text that is not UTF-8 is kept byte for byte (surrogateescape).
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from adapters.sip.errors import PeerError, UsageError
 from adapters.sip.headers import CSeq, NameAddr, Via, clean, is_token, parse_number, split_list
@@ -79,7 +80,7 @@ class Message:
     def __init__(self, headers: dict[str, list[str]] | None = None, body: bytes = b"") -> None:
         self.headers: dict[str, list[str]] = {} if headers is None else headers
         self.body = body
-        self._parsed: dict[str, object] = {}
+        self._parsed: dict[str, Any] = {}  # by name, each of one type
 
     # --- raw values ---------------------------------------------------------------------
 
@@ -115,22 +116,28 @@ class Message:
         Raises:
             UsageError: the name is not a token in lower case.
         """
-        self.headers[_checked(name)] = [clean(str(value))]
+        if name not in CASING:
+            _check_name(name)
+        text = value if isinstance(value, str) else str(value)
+        self.headers[name] = [text if text.isprintable() else clean(text)]
         self._parsed.pop(name, None)
 
     def add(self, name: str, value: object) -> None:
         """Append a value behind those there are."""
-        self.headers[_checked(name)] = [*self.headers.get(name, ()), clean(str(value))]
+        _check_name(name)
+        self.headers[name] = [*self.headers.get(name, ()), clean(str(value))]
         self._parsed.pop(name, None)
 
     def prepend(self, name: str, value: object) -> None:
         """Insert a value before those there are."""
-        self.headers[_checked(name)] = [clean(str(value)), *self.headers.get(name, ())]
+        _check_name(name)
+        self.headers[name] = [clean(str(value)), *self.headers.get(name, ())]
         self._parsed.pop(name, None)
 
     def replace_first(self, name: str, value: object) -> None:
         """Put a value in place of the first one; later ones stay (for the top Via)."""
-        rest = self.get_all(_checked(name))[1:]
+        _check_name(name)
+        rest = self.get_all(name)[1:]
         self.headers[name] = [clean(str(value)), *rest]
         self._parsed.pop(name, None)
 
@@ -144,29 +151,33 @@ class Message:
     @property
     def call_id(self) -> str:
         """SIP Call-ID. Raises PeerError if absent or empty."""
-        value = self._only("call-id")
-        if not value or " " in value or "\t" in value:
-            raise PeerError("malformed Call-ID")
-        return value
+        found: str | None = self._parsed.get("call-id")
+        if found is None:
+            found = self._only("call-id")
+            if not found or " " in found or "\t" in found:
+                raise PeerError("malformed Call-ID")
+            self._parsed["call-id"] = found
+        return found
 
     @property
     def cseq(self) -> CSeq:
         """Raises PeerError if absent or malformed."""
-        found = self._parsed.get("cseq")
+        found: CSeq | None = self._parsed.get("cseq")
         if found is None:
             found = self._parsed["cseq"] = CSeq.parse(self._only("cseq"))
-        assert isinstance(found, CSeq)
         return found
 
     @property
     def from_(self) -> NameAddr:
         """Raises PeerError if absent or malformed."""
-        return self._name_addr("from")
+        found: NameAddr | None = self._parsed.get("from")
+        return self._name_addr("from") if found is None else found
 
     @property
     def to(self) -> NameAddr:
         """Raises PeerError if absent or malformed."""
-        return self._name_addr("to")
+        found: NameAddr | None = self._parsed.get("to")
+        return self._name_addr("to") if found is None else found
 
     @property
     def vias(self) -> list[Via]:
@@ -176,13 +187,12 @@ class Message:
     @property
     def top_via(self) -> Via:
         """First Via value. Raises PeerError if absent or malformed."""
-        found = self._parsed.get("via")
+        found: Via | None = self._parsed.get("via")
         if found is None:
             value = self.get("via")
             if value is None:
                 raise PeerError("Via is missing")
             found = self._parsed["via"] = Via.parse(value)
-        assert isinstance(found, Via)
         return found
 
     @property
@@ -196,13 +206,12 @@ class Message:
         Raises:
             PeerError: 400, one of them is malformed, or they are too many.
         """
-        found = self._parsed.get(name)
+        found: tuple[NameAddr, ...] | None = self._parsed.get(name)
         if found is None:
             values = self.get_all(name)
             if len(values) > MAX_ADDRESSES:
                 raise PeerError("too many addresses")
             found = self._parsed[name] = tuple(map(NameAddr.parse, values))
-        assert isinstance(found, tuple)
         return list(found)
 
     @property
@@ -235,10 +244,7 @@ class Message:
         return values[0].strip(" \t")
 
     def _name_addr(self, name: str) -> NameAddr:
-        found = self._parsed.get(name)
-        if found is None:
-            found = self._parsed[name] = NameAddr.parse(self._only(name))
-        assert isinstance(found, NameAddr)
+        found = self._parsed[name] = NameAddr.parse(self._only(name))
         return found
 
     def _number(self, name: str, highest: int) -> int | None:
@@ -530,7 +536,6 @@ def _lacks_tag(request: Request) -> bool:
         return False
 
 
-def _checked(name: str) -> str:
+def _check_name(name: str) -> None:
     if name not in CASING and (not is_token(name) or name != name.lower()):
         raise UsageError(f"not a header name in lower case: {name!r}")
-    return name

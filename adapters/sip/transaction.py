@@ -74,16 +74,14 @@ class Flow(NamedTuple):
         return self.transport != "udp"
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Bytes for the transport to put on the wire."""
 
     flow: Flow
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PassUp:
+class PassUp(NamedTuple):
     """A message for the transaction's user."""
 
     message: Request | Response
