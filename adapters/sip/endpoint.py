@@ -760,10 +760,14 @@ class Endpoint:
     def _reject(self, tx: ServerTransaction, exc: PeerError, now: float) -> None:
         self._count_rejection(exc.status)
         response = self._refusal(tx.request, exc)
-        if self._layer.crowded and tx.user is None:
+        if tx.user is None and (self._layer.crowded or self._is_strangers_call(tx.request)):
             self._answer_stateless(tx, response)
         else:
             self.respond(tx, response, now)
+
+    def _is_strangers_call(self, request: Request) -> bool:
+        """Whether to refuse without state: repeated until an ACK, refusals would multiply what forged sources cost."""
+        return request.method == "INVITE" and self._session_of(request) is None
 
     def _check_require(self, request: Request) -> None:
         """Refuse what demands an extension that we do not have (RFC 3261 8.2.2.3)."""
@@ -812,7 +816,8 @@ class Endpoint:
         return response
 
     def _own(self, request: Request, status: int) -> Response:
-        response = build_response(request, status, to_tag=self._new_token())
+        tag = self._stateless.tag(request) if request.method == "INVITE" else self._new_token()
+        response = build_response(request, status, to_tag=tag)
         response.set("server", AGENT)
         return response
 

@@ -27,12 +27,13 @@ class StatelessAnswers:
 
     def make(self, request: Request, status: int, headers: Iterable[tuple[str, object]]) -> Response:
         """A final answer to a request outside a dialog, whose Via says already where it came from."""
-        response = build_response(request, status, to_tag=self._tag(request))
+        response = build_response(request, status, to_tag=self.tag(request))
         for name, value in headers:
             response.add(name, value)
         return response
 
-    def _tag(self, request: Request) -> str:
+    def tag(self, request: Request) -> str:
+        """Ours for an answer to a request and to its repetitions."""
         named = f"{request.get('call-id')} {request.get('cseq')} {request.get('from')}"
         digest = hashlib.blake2b(named.encode("utf-8", "surrogateescape"), key=self._key, digest_size=8)
         return _MARK + digest.hexdigest()

@@ -180,6 +180,26 @@ def test_a_challenge_has_the_same_tag_when_repeated_and_its_ack_is_absorbed() ->
     assert node.endpoint.transactions == 0
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (request("INVITE", "Require: magic"), 420),
+        (request("INVITE").replace(b"Max-Forwards: 70", b"Max-Forwards: 0"), 483),
+        (request("INVITE").replace(f"To: <sip:500@{HERE}>".encode(), f"To: <sip:500@{HERE}>;tag=guess".encode()), 481),
+    ],
+)
+def test_a_refused_call_costs_one_answer_and_nothing_later(data: bytes, status: int) -> None:
+    node = Protected()
+    first = ask(node, data)
+    assert first.status == status
+    assert (node.endpoint.transactions, node.endpoint.deadline()) == (0, None)  # nobody is shot at for want of an ACK
+    assert ask(node, data).to.tag == first.to.tag
+    ack = data.replace(b"INVITE sip", b"ACK sip").replace(b"1 INVITE", b"1 ACK")
+    if b"tag=guess" not in ack:
+        ack = ack.replace(b"\r\nCall-ID", f";tag={first.to.tag}\r\nCall-ID".encode())
+    assert node.endpoint.on_message(ack, Flow("udp", 0, STRANGER, 5060), 0.0) == []
+
+
 def test_guessers_are_dropped_silently_and_let_in_after_expiry() -> None:
     node = Protected()
     for guess in range(5):
