@@ -26,6 +26,7 @@ MAX_REG_ID = 2**31 - 1
 
 _MAX_INSTANCE = 256  # characters
 _MAX_PATH = 8
+_MAX_ADDRESS = 2048  # characters of a Contact or Path: all contacts must fit into one answer, and into memory
 _Q = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
 
@@ -161,6 +162,8 @@ class Registrar:
                 or any(uri.equivalent(other.uri) for other, _ in wanted)
             ):
                 raise PeerError("Contact is repeated or not a SIP URI", message=request)
+            if len(str(uri)) > _MAX_ADDRESS:
+                raise PeerError("overlong Contact", message=request)
             asked = _Wanted(uri, self._expires(request, contact), _q(contact), *_outbound(request, contact, path))
             replaced = [b for b in fresh if asked.replaces(b)]
             for old in replaced:
@@ -323,7 +326,7 @@ def _path(request: Request) -> tuple[str, ...]:
     if not request.has("path"):
         return ()
     values = request.get_all("path")
-    if len(values) > _MAX_PATH:
+    if len(values) > _MAX_PATH or sum(map(len, values)) > _MAX_ADDRESS:
         raise PeerError("overlong Path", message=request)
     for value in values:
         uri = NameAddr.parse(value).uri

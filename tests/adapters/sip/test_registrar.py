@@ -287,6 +287,18 @@ def test_path_must_be_usable(path: str) -> None:
     assert caught.value.status == 400
 
 
+def test_contacts_and_paths_are_bounded_in_length() -> None:
+    registrar = Registrar()
+    long = register(f"<sip:a1@10.0.0.1;x={'y' * 2048}>")
+    routed = register("<sip:a1@10.0.0.1>")
+    routed.set("path", f"<sip:10.0.0.2;lr;x={'y' * 2048}>")
+    for request in (long, routed):
+        with pytest.raises(PeerError, match="overlong") as caught:
+            registrar.register(request, "a1", FLOW, 0.0)
+        assert caught.value.status == 400
+    assert registrar.all_bindings() == []
+
+
 @pytest.mark.parametrize(
     ("contact", "flow", "gone"),
     [
