@@ -147,6 +147,7 @@ class Endpoint:
         handled: how many messages came in.
         on_flows_lost: told of what can no longer be sent to because a connection has ended.
         notifier: serves SUBSCRIBE; None: it is not served (405).
+        trying_after_s: INVITEs get 100 after this, if nothing else by then; RFC 3261 17.2.1 allows 0.2.
     """
 
     def __init__(
@@ -182,6 +183,7 @@ class Endpoint:
         self.allow = ALLOW
         self.supported = ", ".join(self._extensions)
         self.session_timer = TimerSettings()
+        self.trying_after_s = 0.0
         self.notifier: Notifier | None = None
 
     # --- extensions -----------------------------------------------------------------------

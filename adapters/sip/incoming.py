@@ -28,13 +28,13 @@ class IncomingSession(Session):
     def __init__(self, core: Core, tx: ServerTransaction, local_tag: str) -> None:
         super().__init__(core, tx.request, tx.flow, local_tag, SessionState.INCOMING)
         self._invite = tx
-        self._refresh_at: float | None = None
-        self._progress: tuple[int, bytes, tuple[tuple[str, str], ...]] = (180, b"", ())  # what is said each minute
+        self._refresh_at: float | None = None  # when to say the next line
+        self._progress: tuple[int, bytes, tuple[tuple[str, str], ...]] = (100, b"", ())  # first, then each minute
         self._reliable: ReliableResponses | None = None
         self._answer: tuple[bytes, tuple[tuple[str, str], ...]] | None = None  # waits for a PRACK
 
     def begin(self, source: Flow, now: float) -> None:
-        """Open the dialog and tell the caller that we work on it (100).
+        """Open the dialog and tell the caller that we work on it (100): at once, or if nothing else is said soon.
 
         Raises:
             PeerError: the INVITE cannot open a dialog, or asks for a session timer that is too short.
@@ -44,7 +44,11 @@ class IncomingSession(Session):
             session_timer.check(tx.request, self._core.session_timer)
         self.dialog = Dialog.from_request(tx.request, self.local_tag, source)
         tx.user = self
-        self._core.respond(tx, build_response(tx.request, 100), now)
+        if self._core.trying_after_s > 0:
+            self._refresh_at = now + self._core.trying_after_s
+            self._core.wake(self)
+        else:
+            self._core.respond(tx, build_response(tx.request, 100), now)
 
     # --- before the answer ------------------------------------------------------------------
 
@@ -203,6 +207,10 @@ class IncomingSession(Session):
             sent.move_on(now)
         if self._refresh_at is not None and self._refresh_at <= now:
             status, sdp, headers = self._progress
+            if status == 100:
+                self._refresh_at = None
+                self._core.respond(self._invite, build_response(self._invite.request, 100), now)
+                return
             reliable = self._reliable
             self._tell(status if reliable is None else 180, sdp if reliable is None else b"", headers, now)
         self._core.wake(self)

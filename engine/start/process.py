@@ -57,6 +57,7 @@ log = logging.getLogger("murima.engine")
 
 _GOODBYE_S = 2.0  # for the last BYEs, reports and recordings
 _GC_THRESHOLDS = (10_000, 20, 50)
+_TRYING_AFTER_S = 0.2  # most calls are answered, or a phone rings, before: one message less
 _KEEP_S = 0.5  # registrations that come together are written together
 _LOOK_AGAIN_S = 0.2  # the end of a leg's media is not a log event
 _FIXED = ("media",)  # sections that the supervisor reads once
@@ -94,6 +95,7 @@ class Engine:
             registrar=self._registrar,
             new_token=lambda: secrets.token_hex(8),
         )
+        self._endpoint.trying_after_s = _TRYING_AFTER_S
         self._protection = Protection(self._endpoint, document, self._loop.time)
         draw = secrets.SystemRandom().random
         self._control: CallControl

@@ -116,6 +116,45 @@ def test_call_is_answered_and_hung_up_by_either_side(transport: str) -> None:
         finish(pair)
 
 
+def progress_of(link: Link) -> list[bytes]:
+    return [sent.data[8:11] for _, sent in link.sent if sent.data.startswith(b"SIP/2.0 ")]
+
+
+def test_trying_is_told_only_to_those_who_hear_nothing_else_soon() -> None:
+    caller, called, link = make_nodes()
+    called.endpoint.trying_after_s = 0.2
+    invite(caller, link)
+    link.run(0.19)
+    assert progress_of(link) == []
+    link.run(0.6)  # the INVITE is not sent again
+    assert progress_of(link) == [b"100"]
+    called.carry_out(called.endpoint.ring(session_of(called), link.now))
+    link.run(61.0)
+    assert progress_of(link) == [b"100", b"180", b"180"]
+
+
+def test_trying_is_left_out_where_the_answer_is_there_already() -> None:
+    caller, called, link = make_nodes()
+    called.endpoint.trying_after_s = 0.2
+    invite(caller, link)
+    link.run(0.01)
+    called.carry_out(called.endpoint.answer(session_of(called), SDP, link.now))
+    link.run(1.0)
+    assert progress_of(link) == [b"200"]
+
+
+def test_caller_who_hangs_up_before_trying_gets_the_final_answer() -> None:
+    caller, called, link = make_nodes()
+    called.endpoint.trying_after_s = 0.2
+    session = invite(caller, link)
+    link.run(0.01)
+    caller.carry_out(caller.endpoint.hang_up(session, link.now))  # CANCEL waits for a provisional response
+    link.run(1.0)
+    assert progress_of(link) == [b"100", b"200", b"487"]
+    link.run(40.0)
+    assert_nothing_left(caller, called)
+
+
 def test_refusal_carries_status_and_headers() -> None:
     pair = ringing()
     pair.called.carry_out(pair.called.endpoint.reject(pair.b, 503, pair.link.now, [("retry-after", "5")]))
