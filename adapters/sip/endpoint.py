@@ -664,7 +664,7 @@ class Endpoint:
         if method == "INVITE":
             self._on_invite(tx, source, now)
         elif method == "OPTIONS":
-            self._on_options(tx, now)
+            self._on_options(tx)
         elif method == "REGISTER" and self.registrar is not None:
             self._on_register(tx, self.registrar, source, now)
         elif method == "SUBSCRIBE" and self.notifier is not None:
@@ -699,7 +699,7 @@ class Endpoint:
         self._sessions[session.sip_call_id, tag] = session
         self._out.append(SessionIncoming(session, admitted))
 
-    def _on_options(self, tx: ServerTransaction, now: float) -> None:
+    def _on_options(self, tx: ServerTransaction) -> None:
         response = self._own(tx.request, 503 if self.draining else 200)
         response.set("allow", self.allow)
         response.set("accept", ACCEPT)
@@ -707,10 +707,7 @@ class Endpoint:
         if self.notifier is not None:
             response.set("allow-events", self.notifier.allow_events)
         response.set("supported", self.supported)
-        if self._layer.crowded:
-            self._answer_stateless(tx, response)
-        else:
-            self.respond(tx, response, now)
+        self._answer_stateless(tx, response)
 
     def _on_register(self, tx: ServerTransaction, registrar: Registrar, source: Flow, now: float) -> None:
         request = tx.request
@@ -762,14 +759,12 @@ class Endpoint:
     def _reject(self, tx: ServerTransaction, exc: PeerError, now: float) -> None:
         self._count_rejection(exc.status)
         response = self._refusal(tx.request, exc)
-        if tx.user is None and (self._layer.crowded or self._is_strangers_call(tx.request)):
+        if tx.user is None and self._session_of(tx.request) is None:
+            # Strangers may not fill our memory; and refused calls, repeated until the ACK, would multiply
+            # what a forged source costs its owner.
             self._answer_stateless(tx, response)
         else:
             self.respond(tx, response, now)
-
-    def _is_strangers_call(self, request: Request) -> bool:
-        """Whether to refuse without state: repeated until an ACK, refusals would multiply what forged sources cost."""
-        return request.method == "INVITE" and self._session_of(request) is None
 
     def _check_require(self, request: Request) -> None:
         """Refuse what demands an extension that we do not have (RFC 3261 8.2.2.3)."""
@@ -818,8 +813,7 @@ class Endpoint:
         return response
 
     def _own(self, request: Request, status: int) -> Response:
-        tag = self._stateless.tag(request) if request.method == "INVITE" else self._new_token()
-        response = build_response(request, status, to_tag=tag)
+        response = build_response(request, status, to_tag=self._stateless.tag(request))
         response.set("server", AGENT)
         return response
 

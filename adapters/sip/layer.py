@@ -50,11 +50,6 @@ class TransactionLayer:
         """Whether new requests should be refused without state (503)."""
         return len(self._servers) >= self._limit
 
-    @property
-    def crowded(self) -> bool:
-        """Whether requests that change nothing should be answered without state, to leave room for calls."""
-        return len(self._servers) > self._limit // 4 + 1
-
     # --- server side ----------------------------------------------------------------------
 
     def find_server(self, request: Request, key: object | None = None) -> ServerTransaction | None:

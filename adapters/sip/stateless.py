@@ -1,4 +1,4 @@
-"""Answers that leave nothing behind (RFC 3261 8.2.7): challenges, and refusals under load.
+"""Answers that leave nothing behind (RFC 3261 8.2.7): challenges, refusals, and those to OPTIONS.
 
 A repetition of the request gets an answer of its own with the same tag; the ACK
 is known by that tag. Strangers can thus make us send, but not remember.

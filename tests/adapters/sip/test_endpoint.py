@@ -144,8 +144,12 @@ def test_repeated_request_gets_the_same_answer_and_merged_ones_482() -> None:
     data = request("OPTIONS")
     first = link.raw(node, data)
     assert link.raw(node, data) == first
-    assert ask(node, link, request("OPTIONS")).status == 482  # same Call-ID and CSeq by another path
-    assert ask(node, link, request("OPTIONS", cseq="2 OPTIONS")).status == 200
+    assert node.endpoint.transactions == 0  # nothing is kept of what changes nothing
+    call = request("INVITE", "Content-Type: application/sdp", body=SDP)
+    assert link.raw(node, call, "192.0.2.4") == link.raw(node, call, "192.0.2.4")
+    assert len(node.events) == 1
+    merged = request("INVITE", "Content-Type: application/sdp", body=SDP)  # same Call-ID and CSeq by another path
+    assert ask(node, link, merged, "192.0.2.4").status == 482
 
 
 def test_equipment_of_rfc_2543_is_matched_without_branch() -> None:
@@ -236,11 +240,12 @@ def test_draining_and_full_tables_refuse_with_retry_after() -> None:
     )
     statuses = []
     for number in (1, 2):
-        for effect in small.on_message(request("OPTIONS", cseq=f"{number} OPTIONS"), Flow("udp", 0, *SOURCE), 0.0):
-            assert isinstance(effect, Send)
-            answer = parse_message(effect.data)  # type: ignore[assignment]  # responses only
-            statuses.append(answer.status)
-    assert statuses == [200, 503]
+        data = request("INVITE", "Content-Type: application/sdp", body=SDP, call_id=f"c{number}")
+        for effect in small.on_message(data, Flow("udp", 0, "192.0.2.4", 5060), 0.0):
+            if isinstance(effect, Send):
+                answer = parse_message(effect.data)  # type: ignore[assignment]  # responses only
+                statuses.append(answer.status)
+    assert statuses[-1] == 503
     assert small.transactions == 1
 
 

@@ -163,7 +163,7 @@ def test_questions_of_strangers_cannot_fill_the_table_of_transactions() -> None:
         assert ask(node, request("OPTIONS")).status == 200
         assert ask(node, request("MESSAGE")).status == 405
         assert ask(node, request("BYE")).status == 481
-    assert node.endpoint.transactions <= 102
+    assert (node.endpoint.transactions, node.endpoint.deadline()) == (0, None)
     (trying,) = replies(node, request("INVITE"), TRUNK)
     assert trying.status == 100
 
@@ -251,7 +251,7 @@ def test_scanners_get_no_answer_at_all() -> None:
     for method in ("OPTIONS", "REGISTER", "INVITE"):
         assert replies(node, request(method, "User-Agent: friendly-scanner")) == []
     assert ask(node, request("OPTIONS", "User-Agent: friendly-scanner"), TRUNK).status == 200
-    assert node.endpoint.transactions == 1
+    assert node.endpoint.transactions == 0
     assert node.guard.counters['sip_guard_dropped_total{reason="scanner"}'] >= 1
 
 
@@ -329,7 +329,7 @@ def test_calls_beyond_the_limit_get_503_without_state_and_calls_in_progress_go_o
     assert (first.status, first.to.tag) == (second.status, second.to.tag)
     assert ask(node, request("OPTIONS"), TRUNK, 4.0).status == 200
     assert node.endpoint.sessions == sessions
-    assert node.endpoint.transactions == transactions + 1
+    assert node.endpoint.transactions == transactions
 
 
 def test_within_a_call_everything_is_served_under_load() -> None:

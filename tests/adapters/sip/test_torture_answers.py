@@ -259,7 +259,6 @@ def test_badbranch_twice_is_two_transactions() -> None:
     first, second = rig.put(data), rig.put(data.replace(b"Call-ID: badbranch", b"Call-ID: other"))
     assert (first[0].call_id, second[0].call_id) == ("badbranch.sadonfo23i420jv0as0derf3j3n", second[0].call_id)
     assert first[0].call_id != second[0].call_id
-    assert rig.node.endpoint.transactions == 2
     assert [reply.serialise() for reply in rig.put(data)] == [first[0].serialise()]  # the same one again
 
 
