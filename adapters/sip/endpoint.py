@@ -66,6 +66,7 @@ from adapters.sip.transaction import (
     PassUp,
     Send,
     ServerTransaction,
+    State,
     Transaction,
     Unreachable,
 )
@@ -848,6 +849,8 @@ class Endpoint:
                 reached = not isinstance(effect, Unreachable)
                 if not (isinstance(tx, ClientTransaction) and self._courses.on_failure(tx, now, reached=reached)):
                     tx.user.on_timeout(tx, now, reached=reached)
+        if tx.state is State.TERMINATED:
+            tx.user = None  # each knows the other: what is over must not wait for the garbage collector
 
     def _ask(self, question: Locate) -> None:
         self._out.append(question)

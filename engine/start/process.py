@@ -56,7 +56,7 @@ from routing.model import RoutingError
 log = logging.getLogger("murima.engine")
 
 _GOODBYE_S = 2.0  # for the last BYEs, reports and recordings
-_GC_THRESHOLDS = (10_000, 20, 50)
+_GC_THRESHOLDS = (50_000, 4, 50)
 _TRYING_AFTER_S = 0.2  # most calls are answered, or a phone rings, before: one message less
 _KEEP_S = 0.5  # registrations that come together are written together
 _LOOK_AGAIN_S = 0.2  # the end of a leg's media is not a log event

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from adapters.sip.session import (
     SessionProgress,
     SessionReoffered,
 )
+from adapters.sip.transaction import Transaction
 from adapters.sip.uri import SipUri
 from tests.sip_link import SDP, Link, Node, session_of
 
@@ -114,6 +116,22 @@ def test_call_is_answered_and_hung_up_by_either_side(transport: str) -> None:
         assert reasons(one) == [EndReason.LOCAL]
         assert reasons(other) == [EndReason.BYE]
         finish(pair)
+
+
+def test_call_that_is_over_does_not_wait_for_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        pair = talking()
+        pair.called.carry_out(pair.called.endpoint.hang_up(pair.b, pair.link.now))
+        pair.link.run(100)
+        nodes = pair.caller, pair.called  # they stay
+        for node in nodes:
+            node.take()
+        del pair
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Session | Transaction)]
+    finally:
+        gc.enable()
 
 
 def progress_of(link: Link) -> list[bytes]:
