@@ -85,6 +85,7 @@ class Call:
     over: bool = False  # CallEnded was published
     transfer: Transfer | None = None  # the one in progress
     transfers: int = 0  # begun so far
+    placed: bool = False  # by us: we called the caller's phone first
 
     @property
     def agent_id(self) -> AgentId | None:

@@ -303,7 +303,7 @@ class CallControl:
                 others.remove(call_id)
             if not others:
                 del self._second_calls[agent_id]
-            elif not phone_lost:
+            else:  # where the phone is lost, the end of that call says so again
                 self.route(ConversationMoved(call_id, agent_id, others[0]))
                 return
         self.route(ConversationEnded(call_id, agent_id, phone_lost))
@@ -411,7 +411,7 @@ class CallControl:
                 self.talk(call)
         elif call.state is CallState.PLAYING:
             self._perform(call)
-        elif call.state is CallState.ARRIVING and call.action is not None:  # we called the caller
+        elif call.placed and call.state is CallState.ARRIVING and call.action is not None:
             self.begin(call, call.action)
         elif call.queue_id is not None:
             self._wait_with_music(call)
@@ -629,6 +629,8 @@ class CallControl:
                 call.recording = True
                 self.publish(ev.RecordingStarted, call)
         self.publish(ev.TalkStarted, call)
+        if call.caller_leg.held or call.agent.held:
+            self.holding.on_talk(call)
         self.save(call)
 
     def end(self, call: Call, cause: EndCause, *, by: str, status: int | None = None, detail: str = "") -> None:

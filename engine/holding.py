@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine import events as ev
-from engine.call import Call, CallState
+from engine.call import Call, CallState, Leg
 
 if TYPE_CHECKING:
     from engine.control import CallControl
@@ -70,8 +70,16 @@ class Holding:
             return
         leg = call.legs[event.leg_id]
         leg.held = True
-        if call.talk_started is None or call.over or leg not in (call.caller_leg, call.agent):
-            return
+        if call.talk_started is not None and not call.over and leg in (call.caller_leg, call.agent):
+            self._begin(call, leg)
+
+    def on_talk(self, call: Call) -> None:
+        """Two were joined of whom one or both have us on hold since before."""
+        for leg in (call.caller_leg, call.agent):
+            if leg is not None and leg.held:
+                self._begin(call, leg)
+
+    def _begin(self, call: Call, leg: Leg) -> None:
         call.state = CallState.HELD
         self._control.publish(ev.HoldStarted, call, by=leg.side)
         other = call.other(leg)

@@ -254,6 +254,7 @@ class OutboundCalls:
             started=control.clock.monotonic(),
             started_at=control.clock.utc(),
             action=action,
+            placed=True,
         )
         control.calls[call.call_id] = call
         control.adopt(call, leg)

@@ -61,13 +61,14 @@ class Takeovers:
         return replaced.answered and source.trunk in trunks and source.trunk == self._transfers.trunk_of(call, replaced)
 
     def _pick_up(self, call: Call, leg: Leg, replaced: Leg) -> None:
-        """Another agent takes the call that rings at `replaced`."""
+        """Another agent takes the call that rings at `replaced`; raises TransferError: nothing has changed."""
         control = self._control
         agent_id = leg.agent_id
         assert agent_id is not None
+        transfer = call.transfer
+        self._transfers.check_partner(call, call.caller_leg if transfer is None else transfer.staying, agent_id)
         control.adopt(call, leg)
         log.info("call.picked_up", extra={"call_id": call.call_id, "agent_id": agent_id, "for": replaced.agent_id})
-        transfer = call.transfer
         if transfer is not None and replaced is transfer.leg:
             self._transfers.replace_ringing(transfer, leg)
             control.occupy(agent_id, call.call_id)
@@ -86,6 +87,7 @@ class Takeovers:
         """The new phone answers first; then the old one leaves."""
         control = self._control
         staying = self._transfers.partner(call, replaced)
+        self._transfers.check_partner(call, staying, leg.agent_id)
         control.adopt(call, leg)
         transfer = Transfer(
             TransferId(control.new_id()), call, replaced, staying, leg.agent_id or "", report=False, leg=leg

@@ -197,6 +197,7 @@ class Transfers:
         if not control.telephony.shares_audio(staying.leg_id, partner.leg_id):
             raise TransferError(EndCause.UNSUPPORTED, "the two calls are on different media workers")
         partner_agent = other.agent_of(partner)
+        self.check_partner(call, staying, partner_agent)
         transfer = Transfer(
             TransferId(control.new_id()) if transfer_id is None else transfer_id,
             call,
@@ -326,7 +327,10 @@ class Transfers:
         control.telephony.stop_play(call.caller_leg.leg_id)
         call.queue_id = call.music = None
         control.publish(ev.TransferCompleted, call, transfer_id=transfer_id, target=target)
-        control.begin(call, action)
+        if call.placed and not call.caller_leg.answered:
+            call.action = action  # begins when the agent answers
+        else:
+            control.begin(call, action)
         return transfer_id
 
     # --- the new party --------------------------------------------------------------------
@@ -586,6 +590,15 @@ class Transfers:
         ):
             raise TransferError(EndCause.UNSUPPORTED, "there is nobody to be transferred")
         return partner
+
+    def check_partner(self, call: Call, staying: Leg, agent_id: AgentId | None) -> None:
+        """Whether `staying` may talk with an agent: not with the own other phone, where one end would free both.
+
+        Raises:
+            TransferError: it may not.
+        """
+        if agent_id is not None and agent_id == call.agent_of(staying):
+            raise TransferError(EndCause.FORBIDDEN, "nobody talks with themselves")
 
     def _source_of(self, call: Call, leg: Leg) -> Source:
         """Whose rights a transfer uses: those of the one who leaves."""
