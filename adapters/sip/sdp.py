@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
+from typing import NamedTuple
 
 from adapters.sip.errors import PeerError, UsageError
 
@@ -29,8 +30,7 @@ _PROFILES = frozenset({"RTP/AVP", "RTP/AVPF"})
 _TELEPHONE_EVENT = "TELEPHONE-EVENT"
 
 
-@dataclass(frozen=True, slots=True)
-class AudioFormat:
+class AudioFormat(NamedTuple):
     """An RTP payload format (RFC 3551, a=rtpmap)."""
 
     payload_type: int
@@ -67,8 +67,7 @@ _BY_NAME = {"PCMU": _STATIC[0], "PCMA": _STATIC[8], "G722": _STATIC[9]}
 _DTMF = AudioFormat(DTMF_PAYLOAD_TYPE, "telephone-event", 8000)
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """The o= line. Numbers stay text: peers send more than 64 bits."""
 
     username: str
@@ -77,8 +76,7 @@ class Origin:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class MediaDescription:
+class MediaDescription(NamedTuple):
     """An m= line and what follows it.
 
     Attributes:
@@ -108,8 +106,7 @@ class MediaDescription:
         return [fmt for number in numbers if number < 128 and (fmt := mapped.get(number) or _STATIC.get(number))]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionDescription:
+class SessionDescription(NamedTuple):
     """A session description.
 
     Attributes:
@@ -172,8 +169,7 @@ class SessionDescription:
         return self.address if media.address is None else media.address
 
 
-@dataclass(frozen=True, slots=True)
-class NegotiatedAudio:
+class NegotiatedAudio(NamedTuple):
     """What offer and answer agreed on.
 
     Attributes:
@@ -229,7 +225,7 @@ def make_offer(
     Raises:
         UsageError: unknown codec, direction, or an address that is none.
     """
-    formats = [*_formats(codecs), _DTMF]
+    formats = (*_formats(codecs), _DTMF)
     media = _audio(port, "RTP/AVP", formats, _checked_direction(direction), ptime_ms)
     return _ours(address, session_id, version, (media,))
 
@@ -261,25 +257,22 @@ def make_answer(
     """
     wanted = _formats(codecs)
     _checked_direction(direction)
-    chosen: int | None = None
-    for index, media in enumerate(offer.media):
-        if is_usable(offer, media) and _first_common(wanted, media.audio_formats()) is not None:
-            chosen = index
-            break
-    if chosen is None:
+    for theirs in offer.media:
+        if is_usable(offer, theirs):
+            formats = theirs.audio_formats()
+            codec = _first_common(wanted, formats)
+            if codec is not None:
+                break
+    else:
         raise PeerError("no audio stream in common", status=488)
-    theirs = offer.media[chosen]
-    formats = theirs.audio_formats()
-    codec = _first_common(wanted, formats)
-    assert codec is not None
     dtmf = _dtmf_of(formats)
     audio = _negotiated(offer, theirs, codec, codec.payload_type, dtmf, dtmf, direction)
-    answered = [codec] if dtmf is None else [codec, AudioFormat(dtmf, "telephone-event", 8000)]
+    answered = (codec,) if dtmf is None else (codec, AudioFormat(dtmf, "telephone-event", 8000))
     media_lines = tuple(
         _audio(port, theirs.profile, answered, audio.direction, audio.ptime_ms)
-        if index == chosen
+        if media is theirs
         else MediaDescription(media.kind, 0, media.profile, media.formats)
-        for index, media in enumerate(offer.media)
+        for media in offer.media
     )
     return _ours(address, session_id, version, media_lines), audio
 
@@ -318,8 +311,7 @@ def _negotiated(
     wish: str,
 ) -> NegotiatedAudio:
     """Put together what the peer's stream and our wish for the direction give."""
-    address = str(_ip(description.address_of(media) or ""))
-    unspecified = _ip_cached(address).is_unspecified
+    address, unspecified, _ = _address(description.address_of(media) or "")
     theirs = description.direction_of(media)
     mirrored = _MIRRORED[theirs]
     # Old phones hold with the address 0.0.0.0 (RFC 3264 8.4): there is nowhere to send to.
@@ -345,19 +337,31 @@ def is_usable(description: SessionDescription, media: MediaDescription) -> bool:
     if media.kind != "audio" or media.port == 0 or media.profile.upper() not in _PROFILES:
         return False
     try:
-        address = _ip(description.address_of(media) or "")
+        return _address(description.address_of(media) or "").single
     except PeerError:
         return False
-    # A stream to many is a way to make us flood others.
-    return not address.is_multicast and str(address) != "255.255.255.255"
 
 
-_ip_cached = lru_cache(maxsize=4096)(ip_address)
+class _Address(NamedTuple):
+    """An IP address in its usual form; `single`: a stream to many is a way to make us flood others."""
+
+    text: str
+    unspecified: bool
+    single: bool
 
 
-def _ip(text: str) -> IPv4Address | IPv6Address:
+@lru_cache(maxsize=4096)
+def _read_address(text: str) -> _Address:
+    address = ip_address(text)
+    return _Address(
+        str(address), address.is_unspecified, not address.is_multicast and str(address) != "255.255.255.255"
+    )
+
+
+def _address(text: str) -> _Address:
     try:
-        return _ip_cached("" if "%" in text or len(text) > _CACHED_LENGTH else text)  # a peer's zone means nothing here
+        # A peer's zone means nothing here.
+        return _read_address("" if "%" in text or len(text) > _CACHED_LENGTH else text)
     except ValueError:
         raise PeerError("not an IP address", status=488) from None
 
@@ -391,9 +395,9 @@ def _rtcp_port(media: MediaDescription) -> int | None:
     return None
 
 
-def _formats(codecs: Sequence[str]) -> list[AudioFormat]:
+def _formats(codecs: Sequence[str]) -> tuple[AudioFormat, ...]:
     try:
-        return [_BY_NAME[name] for name in codecs]
+        return tuple([_BY_NAME[name] for name in codecs])
     except KeyError as exc:
         raise UsageError(f"unknown codec: {exc.args[0]!r}") from None
 
@@ -404,7 +408,18 @@ def _checked_direction(direction: str) -> str:
     return direction
 
 
-def _audio(port: int, profile: str, formats: Sequence[AudioFormat], direction: str, ptime_ms: int) -> MediaDescription:
+def _audio(
+    port: int, profile: str, formats: tuple[AudioFormat, ...], direction: str, ptime_ms: int
+) -> MediaDescription:
+    numbers, attributes = _audio_lines(formats, direction, ptime_ms)
+    return MediaDescription("audio", port, profile, numbers, None, attributes)
+
+
+@lru_cache(maxsize=256)
+def _audio_lines(
+    formats: tuple[AudioFormat, ...], direction: str, ptime_ms: int
+) -> tuple[tuple[str, ...], tuple[tuple[str, str | None], ...]]:
+    """Payload types and attributes, which are the same in nearly all calls."""
     attributes: list[tuple[str, str | None]] = []
     for fmt in formats:
         channels = f"/{fmt.channels}" if fmt.channels > 1 else ""
@@ -412,14 +427,12 @@ def _audio(port: int, profile: str, formats: Sequence[AudioFormat], direction: s
         if fmt.encoding.upper() == _TELEPHONE_EVENT:
             attributes.append(("fmtp", f"{fmt.payload_type} 0-16"))
     attributes += [("ptime", str(ptime_ms)), (direction, None)]
-    return MediaDescription(
-        "audio", port, profile, tuple(str(fmt.payload_type) for fmt in formats), None, tuple(attributes)
-    )
+    return tuple(str(fmt.payload_type) for fmt in formats), tuple(attributes)
 
 
 def _ours(address: str, session_id: int, version: int, media: tuple[MediaDescription, ...]) -> SessionDescription:
     try:
-        _ip_cached(address)
+        _read_address(address)
     except ValueError:
         raise UsageError(f"not an IP address: {address!r}") from None
     return SessionDescription(Origin("-", str(session_id), str(version), address), address, media)
