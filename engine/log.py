@@ -111,6 +111,11 @@ class Flood:
         self._windows: dict[Key, _Window] = {}
         self._holding: set[Key] = set()
 
+    @property
+    def holding(self) -> bool:
+        """Whether anything is held back."""
+        return bool(self._holding)
+
     def admit(self, key: Key, now: float) -> bool:
         """Whether this occurrence is to be written."""
         window = self._windows.get(key)
@@ -153,7 +158,8 @@ class Handler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
-        self._report(now)
+        if self._flood.holding:
+            self._report(now)
         if record.levelno >= logging.CRITICAL or self._flood.admit((str(record.msg)[:200], record.levelno), now):
             super().emit(record)
 
@@ -184,7 +190,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
         fields["call_id"] = str(call_id)
     for name, value in vars(record).items():
         if name not in _STANDARD and name not in fields and not name.startswith("_"):
-            fields[name] = mask_field(name, value)
+            fields[name] = None if value is None else mask_field(name, value)
     return fields
 
 
@@ -219,7 +225,7 @@ class JsonFormatter(logging.Formatter):
         }
         for name, value in fields_of(record).items():
             entry[f"{name}_" if name in entry else name] = value
-        trace = _trace(self, record)
+        trace = _trace(self, record) if record.exc_info or record.stack_info else ""
         if trace:
             entry["error_" if "error" in entry else "error"] = trace
         return _encode(entry)
@@ -241,7 +247,7 @@ class HumanFormatter(logging.Formatter):
         )
         line = f"{self._paint(_FAINT, at)} {self._paint(_COLOURS.get(record.levelno, ''), level)} "
         line += self._paint(_BOLD, event) + (f"  {facts}" if facts else "")
-        trace = _trace(self, record)
+        trace = _trace(self, record) if record.exc_info or record.stack_info else ""
         if trace:
             line += "\n" + "\n".join(f"    {_one_line(part)}" for part in trace.split("\n"))
         return line

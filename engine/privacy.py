@@ -79,6 +79,8 @@ def mask_field(name: str, value: object, depth: int = 0) -> object:
     """A field of a record as it may be logged: JSON-ready, bounded, masked by name and by content."""
     if value is None or isinstance(value, bool):
         return value
+    if type(value) is str and len(value) <= _CACHED_LENGTH:
+        return value if name in _IDENTITY else _mask_short(name, value)
     if _is_secret(name):
         return HIDDEN
     if isinstance(value, Enum):
@@ -86,10 +88,7 @@ def mask_field(name: str, value: object, depth: int = 0) -> object:
     if isinstance(value, int | float):
         return mask_number(str(value)) if isinstance(value, int) and _is_number(name) else value
     if isinstance(value, str):
-        text = value if len(value) <= _MAX_TEXT else value[:_MAX_TEXT] + "…"
-        if name in _IDENTITY:
-            return text
-        return mask(_mask_digits(text)) if _is_number(name) else mask(text)
+        return _mask_text(name, value)
     if depth >= _MAX_DEPTH:
         return mask(str(value)[:_MAX_TEXT])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -100,6 +99,18 @@ def mask_field(name: str, value: object, depth: int = 0) -> object:
     if isinstance(value, list | tuple | set | frozenset):
         return [mask_field(name, item, depth + 1) for item in list(value)[:_MAX_ITEMS]]
     return mask(str(value)[:_MAX_TEXT])
+
+
+@lru_cache(maxsize=2048)
+def _mask_short(name: str, text: str) -> str:
+    return HIDDEN if _is_secret(name) else _mask_text(name, text)
+
+
+def _mask_text(name: str, text: str) -> str:
+    text = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
+    if name in _IDENTITY:
+        return text
+    return mask(_mask_digits(text)) if _is_number(name) else mask(text)
 
 
 @lru_cache(maxsize=1024)
