@@ -291,7 +291,9 @@ class CallControl:
         """An agent is in a call that the router did not place; perhaps besides another one."""
         status = self.router.agent(agent_id)
         if status is not None and status.state is AgentState.TALKING and status.contact_id != call_id:
-            self._second_calls.setdefault(agent_id, []).append(call_id)
+            others = self._second_calls.setdefault(agent_id, [])
+            if call_id not in others:  # taken back by the one who was giving it away
+                others.append(call_id)
         else:
             self.route(AgentOccupied(agent_id, call_id, wrap_up_s))
 

@@ -221,4 +221,6 @@ def _call_view(call: Call) -> CallView:
         agent_id=call.agent_id or next(iter(call.offers), None) or call.source.agent_id,
         recording=call.recording,
         explanation=call.explanation,
+        from_agent=call.source.agent_id,
+        trunk_out=next((leg.trunk for leg in call.legs.values() if leg.trunk is not None), None),
     )

@@ -39,6 +39,12 @@ class CallView:
     agent_id: AgentId | None
     recording: bool
     explanation: Mapping[str, object] | None  # of the last routing decision
+    from_agent: AgentId | None = None  # who calls, if it is an agent
+    trunk_out: str | None = None  # through which somebody outside is called
+
+    def is_of(self, agent_id: AgentId | None) -> bool:
+        """Whether an agent is in this call, as the one called or as the one who calls."""
+        return agent_id is not None and agent_id in (self.agent_id, self.from_agent)
 
 
 @dataclass(frozen=True, slots=True)

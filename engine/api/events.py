@@ -262,7 +262,7 @@ class EventRoutes:
             own=own,
             everything=False,
             own_queues=[q for agent in self._operations.agents() if agent.agent_id == own for q in agent.queues],
-            own_calls=[call.call_id for call in self._operations.calls() if own is not None and call.agent_id == own],
+            own_calls=[call.call_id for call in self._operations.calls() if call.is_of(own)],
         )
 
     def _on_event(self, event: LogEvent) -> None:

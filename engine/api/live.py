@@ -43,8 +43,8 @@ CALL_SORTS: dict[str, Callable[[CallView], float | str | None]] = {
 CALL_FILTERS: dict[str, Callable[[CallView, str], bool]] = {
     "state": lambda call, value: call.state == value,
     "queue": lambda call, value: call.queue_id == value,
-    "agent": lambda call, value: call.agent_id == value,
-    "trunk": lambda call, value: call.trunk == value,
+    "agent": lambda call, value: value in (call.agent_id, call.from_agent),
+    "trunk": lambda call, value: value in (call.trunk, call.trunk_out),
     "caller": lambda call, value: call.caller == value,
     "dialled": lambda call, value: call.dialled == value,
 }
@@ -207,8 +207,7 @@ class LiveRoutes:
         calls = self._operations.calls()
         if asked.scope is Scope.ALL:
             return list(calls)
-        own = asked.identity.agent_id
-        return [call for call in calls if own is not None and call.agent_id == own]
+        return [call for call in calls if call.is_of(asked.identity.agent_id)]
 
     def _agents(self, asked: Asked) -> list[AgentView]:
         agents = self._operations.agents()

@@ -113,8 +113,12 @@ class Call(_Answer):
     answered_at: datetime | None
     queue_id: str | None
     agent_id: str | None
+    from_agent: str | None = Field(description="The agent who calls, if it is one.")
+    trunk_out: str | None = Field(description="The trunk through which somebody outside is called.")
     recording: bool
-    explanation: Mapping[str, Any] | None = Field(description="Why the last agent offered was chosen.")
+    explanation: Mapping[str, Any] | None = Field(
+        description="Why the last agent offered, or the trunk of a call to the outside, was chosen."
+    )
 
     @classmethod
     def of(cls, view: CallView) -> Self:
@@ -130,6 +134,8 @@ class Call(_Answer):
             answered_at=view.answered_at,
             queue_id=view.queue_id,
             agent_id=view.agent_id,
+            from_agent=view.from_agent,
+            trunk_out=view.trunk_out,
             recording=view.recording,
             explanation=view.explanation,
         )

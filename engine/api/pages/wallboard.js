@@ -229,8 +229,8 @@ function draw() {
   $("talking").textContent = calls.filter((call) => call.state === "talking" || call.state === "held").length;
   $("ready").textContent = agents.filter((agent) => agent.state === "ready").length;
   fill("calls", calls.map((call) => [
-    cell(call.caller || "Unknown", { small: call.caller_name }),
-    cell(call.dialled),
+    cell(call.caller || "Unknown", { small: call.caller_name || names.get(call.from_agent) }),
+    cell(call.dialled, { small: call.trunk_out && `via ${call.trunk_out}` }),
     stateCell(call.state, call.recording ? "recording" : ""),
     cell(call.queue_id ?? "–"),
     cell(call.agent_id ? names.get(call.agent_id) || call.agent_id : "–"),

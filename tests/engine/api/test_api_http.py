@@ -120,6 +120,19 @@ async def test_agents_see_only_what_is_theirs(rig: Rig) -> None:
     assert others.json == {"data": [], "pagination": {"total": 0, "page": 1, "limit": 50, "pages": 0}}
 
 
+async def test_a_call_is_also_that_of_the_agent_who_calls(rig: Rig) -> None:
+    outside = dataclasses.replace(call("c4444", agent="a0001"), trunk=None, trunk_out="carrier")
+    colleague = dataclasses.replace(call("c55555", agent="a0002"), from_agent=AgentId("a0001"))
+    rig.operations.call_views += [outside, colleague]
+    token = await rig.token("a0001")
+    for query in ("", "?filter=agent:a0001"):
+        calls = await rig.ask("GET", f"/api/v1/calls{query}", token=token)
+        assert {row["id"] for row in calls.json["data"]} == {"c1", "c4444", "c55555"}
+    assert (await rig.ask("POST", "/api/v1/calls/c55555/hangup", token=token)).status == 204
+    calls = await rig.ask("GET", "/api/v1/calls?filter=trunk:carrier&sort=id&order=asc", token=token)
+    assert [row["trunk_out"] for row in calls.json["data"] if row["id"] == "c4444"] == ["carrier"]
+
+
 async def test_an_agent_account_without_an_agent_sees_nothing(rig: Rig) -> None:
     rig.operations.call_views = [call("c1")]
     token = await rig.token("agentless")
