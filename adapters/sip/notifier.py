@@ -145,6 +145,8 @@ class Subscription:
         """Monotonic seconds at which `on_time` is due, or None."""
         if self._busy:
             return None  # its answer, or the lack of one, comes first
+        if self._reason is not None:
+            return self._not_before if self._dirty else None  # it has run out, and still has to be told
         return min(self._not_before, self._expires_at) if self._dirty else self._expires_at
 
     def on_time(self, now: float) -> None:

@@ -426,6 +426,9 @@ class Session:
 
     def _on_timer(self, now: float) -> None:
         """Refresh the session, or end it if nobody has."""
+        if self.dialog is None or self.state is SessionState.INCOMING:
+            self._timer_at = None  # an UPDATE before the answer set it; the answer will say what holds
+            return
         if self._timer is None or not self._timer.ours or now >= self._timer_end_at:
             self._timer_at = None
             self._farewell = (("reason", EXPIRED),)
