@@ -27,16 +27,18 @@ _CALL_ID = re.compile(rb"\n(?:call-id|i)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _USER = re.compile(rb"(?:sips?|tel):([^@:;>\s]+)", re.IGNORECASE)
 _PARTY = re.compile(rb"\n(from|f|to|t|p-asserted-identity|referred-by|refer-to|r)[ \t]*:([^\r\n]*)", re.IGNORECASE)
 _CSEQ = re.compile(rb"\ncseq[ \t]*:[ \t]*([0-9]+)[ \t]+([^\s]+)", re.IGNORECASE)
-_SECRETS = (
-    re.compile(
-        rb'(\n(?:proxy-)?authorization[ \t]*:[^\r\n]*?[, \t]response[ \t]*=[ \t]*"?)([^",\r\n]+)', re.IGNORECASE
-    ),
-    re.compile(rb"(\na=crypto:[^\r\n]*?inline:)([^\s|]+)", re.IGNORECASE),
-    re.compile(rb"(\nsignal[ \t]*=[ \t]*)([^\r\n]+)", re.IGNORECASE),
+# Each takes time linear in the length of a message, whatever a stranger has put into it.
+_CREDENTIALS = re.compile(
+    rb"(\n(?:(?:proxy-)?authorization|(?:proxy-)?authentication-info)[ \t]*+:[ \t]*+)((?:[^\r\n]|\r?\n[ \t])*+)",
+    re.IGNORECASE,
 )
-_BARE_KEY = re.compile(
-    rb"(\ncontent-type[ \t]*:[ \t]*application/dtmf\b(?!-).*?\r?\n\r?\n)(.+)", re.IGNORECASE | re.DOTALL
-)
+_PROOF = re.compile(rb'((?:response|rspauth)[ \t]*+=[ \t]*+"?+)([^",\s]++)', re.IGNORECASE)
+_AFTER_SCHEME = re.compile(rb"([^\s]*+[ \t]*+)(.*+)", re.DOTALL)
+_CRYPTO = re.compile(rb"\na=crypto:[^\r\n]*+", re.IGNORECASE)
+_KEY = re.compile(rb"(inline:)([^\s|;]++)", re.IGNORECASE)
+_LINES = re.compile(rb"(\n(?:signal[ \t]*+=[ \t]*+|a=key-mgmt:|k=))([^\r\n]++)", re.IGNORECASE)
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_KEY_IN_BODY = re.compile(rb"\n(?:content-type|c)[ \t]*+:\s*+application/dtmf(?![-\w])", re.IGNORECASE)
 
 
 class SipTrace:
@@ -80,29 +82,47 @@ class SipTrace:
     async def find(self, *, call: str | None = None, number: str | None = None, limit: int) -> Findings:
         """See `engine.tracing.TraceSource`."""
         entries, calls = list(self._entries), dict(self._calls)
-        found = await asyncio.to_thread(_grouped, entries, calls, call, number)
-        return Findings(entries[0][0] if entries else None, tuple(self._as_call(g, calls) for g in found[-limit:]))
+        found = (await asyncio.to_thread(_grouped, entries, calls, call, number))[-limit:]
+        local = {flow: self._local(flow) for flow in {entry[2] for group in found for entry in group}}
+        return Findings(entries[0][0] if entries else None, await asyncio.to_thread(_as_calls, found, calls, local))
 
-    def _as_call(self, group: Sequence[_Entry], calls: Mapping[str, str]) -> TracedCall:
-        ids = tuple(dict.fromkeys(_call_id(entry[3]) for entry in group))
-        summary, outcome = _described([entry[3] for entry in group])
-        return TracedCall(
-            next((calls[name] for name in ids if name in calls), None),
-            ids,
-            summary,
-            outcome,
-            tuple(
-                TracedMessage(at, incoming, flow.transport, self._local(flow), (flow.host, flow.port), hidden(data))
-                for at, incoming, flow, data in group
-            ),
-        )
+
+def _as_calls(
+    groups: Sequence[Sequence[_Entry]], calls: Mapping[str, str], local: Mapping[Flow, Address]
+) -> tuple[TracedCall, ...]:
+    return tuple(_as_call(group, calls, local) for group in groups)
+
+
+def _as_call(group: Sequence[_Entry], calls: Mapping[str, str], local: Mapping[Flow, Address]) -> TracedCall:
+    ids = tuple(dict.fromkeys(_call_id(entry[3]) for entry in group))
+    summary, outcome = _described([entry[3] for entry in group])
+    return TracedCall(
+        next((calls[name] for name in ids if name in calls), None),
+        ids,
+        summary,
+        outcome,
+        tuple(
+            TracedMessage(at, incoming, flow.transport, local[flow], (flow.host, flow.port), hidden(data))
+            for at, incoming, flow, data in group
+        ),
+    )
 
 
 def hidden(data: bytes) -> bytes:
     """A message without credentials, keys pressed and SRTP keys; its length stays."""
-    for pattern in _SECRETS:
-        data = pattern.sub(_starred, data)
-    return _BARE_KEY.sub(_starred, data)
+    data = _CREDENTIALS.sub(_without_credentials, data)
+    data = _LINES.sub(_starred, _CRYPTO.sub(lambda found: _KEY.sub(_starred, found[0]), data))
+    end = _BLANK_LINE.search(data)
+    if end is not None and _KEY_IN_BODY.search(data, 0, end.start()):
+        data = data[: end.end()] + b"*" * (len(data) - end.end())
+    return data
+
+
+def _without_credentials(found: re.Match[bytes]) -> bytes:
+    name, value = found[1], found[2]
+    if b"info" in name.lower() or value[:6].lower() == b"digest":
+        return name + _PROOF.sub(_starred, value)
+    return name + _AFTER_SCHEME.sub(_starred, value)
 
 
 def _starred(found: re.Match[bytes]) -> bytes:

@@ -95,7 +95,8 @@ class TraceRoutes:
 
     async def messages(self, asked: Asked) -> web.StreamResponse:
         found = await find(self._source, asked.request)
-        return web.Response(body=encode({"data": found}), content_type="application/json")
+        body = await asyncio.to_thread(encode, {"data": found})  # up to 50 MB: calls must not wait for it
+        return web.Response(body=body, content_type="application/json")
 
     async def capture_file(self, asked: Asked) -> web.StreamResponse:
         found = await find(self._source, asked.request)
@@ -130,7 +131,7 @@ async def served_locally(source: TraceSource, path: Path) -> AsyncIterator[None]
             found = await find(source, request)
         except ApiError as exc:
             return web.Response(status=exc.status, text=exc.message)
-        return web.Response(body=encode(found), content_type="application/json")
+        return web.Response(body=await asyncio.to_thread(encode, found), content_type="application/json")
 
     app = web.Application()
     app.router.add_get("/sip/trace", answer)

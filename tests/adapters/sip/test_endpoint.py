@@ -272,7 +272,7 @@ def test_full_tables_still_let_calls_end() -> None:
 
 def test_fault_of_ours_answers_500_and_leaves_no_transaction() -> None:
     class Broken(AccessPolicy):
-        def admit(self, request: Request, host: str, now: float) -> Admitted | Refused:
+        def admit(self, request: Request, source: Flow, now: float) -> Admitted | Refused:
             raise RuntimeError("a bug")
 
     node, link = make()
