@@ -41,7 +41,7 @@ class Leg:
             given to another leg, and its end changes nothing.
         agent_id: the agent whose phone we called, or who took over a leg.
         lost: the phone dropped off.
-        trunk: through which we called somebody outside.
+        trunk: of somebody outside whom we called, or who came to the place of one called.
     """
 
     leg_id: LegId

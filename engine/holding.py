@@ -79,6 +79,15 @@ class Holding:
             if leg is not None and leg.held:
                 self._begin(call, leg)
 
+    def on_part(self, call: Call) -> None:
+        """The conversation is over, and with it every hold of it; who holds on holds the next one, too."""
+        if call.held_by:
+            self._control.publish(ev.HoldEnded, call, by=call.held_by)
+            call.held_by = ""
+        for leg in (call.caller_leg, call.agent):
+            if leg is not None and leg.held:
+                self._control.publish(ev.HoldEnded, call, by=leg.side)
+
     def _begin(self, call: Call, leg: Leg) -> None:
         call.state = CallState.HELD
         self._control.publish(ev.HoldStarted, call, by=leg.side)

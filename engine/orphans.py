@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from engine import events as ev
 from engine import snapshot
 from engine.events import AgentId, EndCause, QueueId
-from routing.events import AgentOccupied, ConversationEnded
 
 if TYPE_CHECKING:
     from engine.control import CallControl
@@ -32,7 +31,7 @@ def on_found(control: CallControl, event: ev.CallAbandonedByEngine) -> None:
     log.info("call.found", extra={"call_id": event.call_id, "agent_id": kept.agent_id, "state": kept.state})
     for agent_id in (kept.agent_id, kept.from_agent):
         if agent_id is not None:
-            control.route(AgentOccupied(agent_id, event.call_id))
+            control.occupy(AgentId(agent_id), event.call_id)
 
 
 def on_ended(control: CallControl, event: ev.OrphanEnded) -> None:
@@ -64,4 +63,4 @@ def on_ended(control: CallControl, event: ev.OrphanEnded) -> None:
     log.info("call.ended", extra={"call_id": event.call_id, "cause": EndCause.NORMAL, "by": "system"})
     for agent_id in (kept.agent_id, kept.from_agent):
         if agent_id is not None:
-            control.route(ConversationEnded(event.call_id, agent_id))
+            control.part(event.call_id, AgentId(agent_id))

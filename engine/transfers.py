@@ -451,6 +451,7 @@ class Transfers:
         self._settle(transfer)
         self._leave(transfer)
         leg.side = "callee" if leg.agent_id is None else "agent"
+        leg.trunk = self.trunk_of(call, leg)
         call.agent = leg
         call.record = call.record or transfer.record
         if leg.agent_id is not None:
@@ -535,9 +536,7 @@ class Transfers:
         call, leaving = transfer.call, transfer.leaving
         if call.talk_started is not None:
             if call.state is CallState.HELD:
-                by = call.held_by or (leaving.side if leaving.held else transfer.staying.side)
-                control.publish(ev.HoldEnded, call, by=by)
-                call.held_by = ""
+                control.holding.on_part(call)
             talk_s = round(control.clock.monotonic() - call.talk_started, 3)
             control.publish(ev.TalkEnded, call, agent_id=call.agent_of(leaving), talk_s=talk_s)
             call.talk_started = call.talk_started_at = None

@@ -107,10 +107,10 @@ class Scene:
 
     # --- what there is to choose from -----------------------------------------------------
 
-    def _legs(self) -> list[LegId]:
+    def live_legs(self) -> list[LegId]:
         return self.phones.live()
 
-    def _calls(self) -> list[Call]:
+    def calls(self) -> list[Call]:
         return list(self.control.calls.values())
 
     # --- steps ------------------------------------------------------------------------------
@@ -126,24 +126,24 @@ class Scene:
         return agent is None or self.control.router.agent(agent) is not None
 
     def answer(self, a: int, b: int) -> None:
-        ringing = [i for i in self._legs() if not self.phones.legs[i].answered and self.phones.legs[i].request]
+        ringing = [i for i in self.live_legs() if not self.phones.legs[i].answered and self.phones.legs[i].request]
         if ringing:
             self.phones.pick_up(_pick(ringing, a))
 
     def ring(self, a: int, b: int) -> None:
-        ringing = [i for i in self._legs() if not self.phones.legs[i].answered and self.phones.legs[i].request]
+        ringing = [i for i in self.live_legs() if not self.phones.legs[i].answered and self.phones.legs[i].request]
         if ringing:
             leg = _pick(ringing, a)
             self.control.on_leg_event(ev.LegEarlyMedia(leg) if b % 2 else ev.LegRinging(leg))
 
     def end_leg(self, a: int, b: int) -> None:
-        if self._legs():
-            leg = _pick(self._legs(), a)
+        if self.live_legs():
+            leg = _pick(self.live_legs(), a)
             cause = CAUSES[b % len(CAUSES)]
             self.phones.end(leg, cause, 503 if cause is EndCause.OVERLOADED else None)
 
     def hold_by_phone(self, a: int, b: int) -> None:
-        answered = [i for i in self._legs() if self.phones.legs[i].answered]
+        answered = [i for i in self.live_legs() if self.phones.legs[i].answered]
         if answered:
             leg_id = _pick(answered, a)
             call = self.control.call_of(leg_id)
@@ -151,8 +151,8 @@ class Scene:
             self.control.on_leg_event(ev.LegResumed(leg_id) if held else ev.LegHeld(leg_id))
 
     def hold(self, a: int, b: int) -> None:
-        if self._calls():
-            call = _pick(self._calls(), a)
+        if self.calls():
+            call = _pick(self.calls(), a)
             with contextlib.suppress(HoldError):
                 if call.held_by:
                     self.control.resume(call.call_id)
@@ -160,7 +160,7 @@ class Scene:
                     self.control.hold(call.call_id, by="operator")
 
     def refer(self, a: int, b: int) -> None:
-        answered = [i for i in self._legs() if self.phones.legs[i].answered]
+        answered = [i for i in self.live_legs() if self.phones.legs[i].answered]
         if answered:
             leg = _pick(answered, a)
             transfer_id = TransferId(self.control.new_id())
@@ -170,7 +170,7 @@ class Scene:
         """Of a party's two calls, if there is one who has."""
         pairs = [
             (x, y)
-            for x, y in itertools.permutations(self._legs(), 2)
+            for x, y in itertools.permutations(self.live_legs(), 2)
             if self._who(x) is not None and self._who(x) == self._who(y)
         ]
         if pairs:
@@ -182,8 +182,8 @@ class Scene:
         return None if call is None else call.agent_of(call.legs[leg_id])
 
     def take_over(self, a: int, b: int) -> None:
-        if self._legs():
-            replaced = _pick(self._legs(), a)
+        if self.live_legs():
+            replaced = _pick(self.live_legs(), a)
             leg_id, source = LegId(f"in{len(self.phones.legs)}"), SOURCES[b % len(SOURCES)]
             call = self.control.call_of(replaced)
             if call is None or not self._known(source):
@@ -201,8 +201,8 @@ class Scene:
             )
 
     def operate(self, a: int, b: int) -> None:
-        if self._calls():
-            call, target = _pick(self._calls(), a), TARGETS[b % len(TARGETS)]
+        if self.calls():
+            call, target = _pick(self.calls(), a), TARGETS[b % len(TARGETS)]
             attended, release = (a + b) % 4 == 1, (a + b) % 4 == 2
             with contextlib.suppress(TransferError):
                 self.control.transfer(
@@ -227,11 +227,11 @@ class Scene:
             self.control.place(AgentId(agent), TARGETS[b % len(TARGETS)])
 
     def hang_up(self, a: int, b: int) -> None:
-        if self._calls():
-            self.control.hang_up(_pick(self._calls(), a).call_id)
+        if self.calls():
+            self.control.hang_up(_pick(self.calls(), a).call_id)
 
     def played(self, a: int, b: int) -> None:
-        playing = [i for i in self._legs() if self.phones.legs[i].playing == "welcome"]
+        playing = [i for i in self.live_legs() if self.phones.legs[i].playing == "welcome"]
         if playing:
             leg = _pick(playing, a)
             self.phones.legs[leg].playing = None
@@ -270,12 +270,12 @@ class Scene:
         assert not bridged or max(bridged.values()) == 1
         for bridge in self.phones.bridges:
             assert len({id(self.control.call_of(leg)) for leg in bridge}) == 1
-        for call in self._calls():
+        for call in self.calls():
             if not call.over:
                 self._assert_call(call)
         self._assert_agents()
         for trunk in (*TRUNKS, "pbx"):
-            legs = [i for i in self._legs() if self.control.outbound.trunk_of(i) == trunk]
+            legs = [i for i in self.live_legs() if self.control.outbound.trunk_of(i) == trunk]
             assert self.control.outbound.book.calls(trunk) == len(legs)
 
     def _assert_call(self, call: Call) -> None:
@@ -284,6 +284,7 @@ class Scene:
         assert all(self.control.call_of(leg) is call for leg in call.legs)
         assert (call.state in IN_CONVERSATION) == (call.talk_started is not None)
         if call.state not in IN_CONVERSATION:
+            assert self._holds(call.call_id) == set()
             return
         assert call.agent is not None
         assert call.agent.leg_id in call.legs
@@ -291,13 +292,26 @@ class Scene:
         assert (frozenset(leg.leg_id for leg in pair) in self.phones.bridges) == (not call.held_by)
         held = bool(call.held_by) or any(leg.held for leg in pair)
         assert (call.state is CallState.HELD) == held
+        by = {leg.side for leg in pair if leg.held} | ({call.held_by} if call.held_by else set())
+        assert self._holds(call.call_id) == by
         if not held:
             assert [self.phones.legs[leg.leg_id].playing for leg in pair] == [None, None]
         assert not call.recording or set(self.phones.recordings[call.call_id]) == {leg.leg_id for leg in pair}
 
+    def _holds(self, call_id: CallId) -> set[str]:
+        """On whose word a call is on hold, as the log tells it."""
+        holds: set[str] = set()
+        for event in self.events:
+            if isinstance(event, ev.HoldStarted) and event.call_id == call_id:
+                assert event.by not in holds
+                holds.add(event.by)
+            elif isinstance(event, ev.HoldEnded) and event.call_id == call_id:
+                holds.remove(event.by)
+        return holds
+
     def _assert_agents(self) -> None:
         talking = Counter[AgentId]()
-        for call in self._calls():
+        for call in self.calls():
             if not call.over:
                 for leg in (call.caller_leg, call.agent):
                     agent = None if leg is None else call.agent_of(leg)
@@ -313,20 +327,20 @@ class Scene:
             elif status.state is not AgentState.RINGING:
                 in_talk = [
                     call.call_id
-                    for call in self._calls()
+                    for call in self.calls()
                     if call.state in IN_CONVERSATION and status.agent_id in (call.agent_id, call.source.agent_id)
                 ]
                 assert not in_talk, f"{status.agent_id} is {status.state}"
 
     def assert_nothing_left(self) -> None:
-        for leg in self._legs():
+        for leg in self.live_legs():
             self.phones.end(leg)
         self.wait(0, 3)
-        for leg in self._legs():  # who waited in a queue no more, rang nobody
+        for leg in self.live_legs():  # who waited in a queue no more, rang nobody
             self.phones.end(leg)
         self.wait(0, 3)
         control = self.control
-        assert self._legs() == []
+        assert self.live_legs() == []
         assert control.calls == {}
         assert control._call_by_leg == {}
         assert control._second_calls == {}
@@ -397,12 +411,10 @@ STEPS: Sequence[Step] = (
 )
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(STEPS), st.integers(0, 20), st.integers(0, 20)),
-        max_size=40,
-    )
-)
+ANYTHING = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 20), st.integers(0, 20)), max_size=40)
+
+
+@given(ANYTHING)
 def test_calls_stay_whole_and_end_once(steps: list[tuple[Step, int, int]]) -> None:
     faults = _Faults()
     log = logging.getLogger("murima.call")
@@ -417,3 +429,28 @@ def test_calls_stay_whole_and_end_once(steps: list[tuple[Step, int, int]]) -> No
         assert faults.texts == []
     finally:
         log.removeHandler(faults)
+
+
+@given(ANYTHING)
+def test_the_next_engine_knows_whom_and_what_the_calls_it_finds_occupy(steps: list[tuple[Step, int, int]]) -> None:
+    before, after = Scene(), Scene()
+    for step, a, b in steps:
+        step(before, a, b)
+    talks = [call for call in before.calls() if call.state in IN_CONVERSATION]
+    for call in talks:
+        after.control.on_leg_event(ev.CallAbandonedByEngine(call.call_id, before.phones.snapshots[call.call_id]))
+    for ended in range(len(talks) + 1):
+        rest = talks[ended:]
+        occupied = {agent for call in rest for agent in (call.agent_id, call.source.agent_id)}
+        for status in after.control.router.agents():
+            assert (status.state is AgentState.TALKING) == (status.agent_id in occupied)
+        legs = [leg.leg_id for call in rest for leg in (call.caller_leg, call.agent) if leg is not None]
+        for trunk in (*TRUNKS, "pbx"):
+            lines = sum(before.control.outbound.trunk_of(leg) == trunk for leg in legs)
+            assert after.control.outbound.book.calls(trunk) == lines
+        if rest:
+            after.control.on_leg_event(ev.OrphanEnded(rest[0].call_id))
+    told = Counter(e.call_id for e in after.events if isinstance(e, ev.CallEnded))
+    assert told == Counter(call.call_id for call in talks)
+    assert after.control._second_calls == {}
+    assert after.control.outbound._trunk_of == {}
