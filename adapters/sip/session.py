@@ -437,7 +437,7 @@ class Session:
             return
         self._timer_at = self._timer_end_at
         dialog = self.dialog
-        if dialog is None or self._is_offering():
+        if self._is_offering():
             self._refresh_later(now)
         elif self._peer_allows is not None and "UPDATE" in ", ".join(self._peer_allows).upper():
             self._send_within(dialog, "UPDATE", self._refresh_headers(dialog), b"", self._on_refresh, now)
