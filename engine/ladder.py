@@ -35,9 +35,9 @@ class Ladder:
             (
                 _clock(call.messages[0].at),
                 str(len(call.messages)),
-                call.call_id or (call.sip_call_ids[0] if call.sip_call_ids else ""),
+                call.call_id or (_printable(call.sip_call_ids[0]) if call.sip_call_ids else ""),
                 self._plain(call.summary),
-                call.outcome,
+                _printable(call.outcome),
             )
             for call in calls
         ]
@@ -51,11 +51,11 @@ class Ladder:
         messages = call.messages
         started = messages[0].at
         named = f"call {call.call_id}" if call.call_id else "no call"
-        outcome = f"   {call.outcome}" if call.outcome else ""
+        outcome = f"   {_printable(call.outcome)}" if call.outcome else ""
         day = datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         yield f"{named}   {self._plain(call.summary)}{outcome}   {day}"
         for sip_call_id in call.sip_call_ids:
-            yield f"{'':{_LEFT}}Call-ID: {sip_call_id}"
+            yield f"{'':{_LEFT}}Call-ID: {_printable(sip_call_id)}"
         yield ""
         remotes = list(dict.fromkeys(message.remote for message in messages))
         # We stand right of the first peer: a call comes from the left and goes out to the right.
@@ -75,7 +75,7 @@ class Ladder:
             yield self._row(message, label, columns, centres, started)
             if self._whole:
                 for line in message.data.decode("utf-8", "replace").splitlines():
-                    yield f"{'':{_LEFT}}  {''.join(c if c.isprintable() else '?' for c in line)}"
+                    yield f"{'':{_LEFT}}  {_printable(line)}"
                 yield ""
 
     def _row(
@@ -132,11 +132,16 @@ class Ladder:
             label += f" [{message.transport}]"
         if again:
             label += " (again)"
-        text = "".join(character if character.isprintable() else "?" for character in label)
+        text = _printable(label)
         return text if len(text) <= 60 else f"{text[:57]}..."
 
     def _plain(self, text: str) -> str:
-        return text.replace("→", self._arrow)
+        return _printable(text).replace("→", self._arrow)
+
+
+def _printable(text: str) -> str:
+    """What peers said, without what would command the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _user(uri: str) -> str:

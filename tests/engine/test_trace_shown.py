@@ -72,6 +72,15 @@ def test_whole_messages_follow_their_arrows_without_control_characters() -> None
     assert "\x1b" not in drawn
 
 
+def test_nothing_that_peers_said_commands_the_terminal() -> None:
+    hostile = "\x1b]0;x\x07"
+    first = message(0, "INVITE sip:1@h SIP/2.0", CALLER, incoming=True)
+    odd = TracedCall(None, (hostile,), f"INVITE {hostile} → 1", f"486 {hostile}", (first,))
+    for shown in (Ladder().list([odd]), Ladder().draw(odd)):
+        assert "486 ?]0;x?" in shown
+        assert not {"\x1b", "\x07"} & set(shown)
+
+
 @given(st.binary(max_size=300), st.booleans())
 def test_anything_can_be_drawn(data: bytes, incoming: bool) -> None:
     call = TracedCall(None, (), "", "", (TracedMessage(0.0, incoming, "tcp", US, CALLER, data),))
