@@ -33,10 +33,11 @@ class Numbering:
         """A number in its forms: international if it has one, then as dialled (without separators).
 
         Args:
-            dialled: whatever was dialled; nothing is raised.
+            dialled: whatever was dialled; nothing is raised. What follows a semicolon is no part of the
+                number (RFC 3966): a carrier might follow it elsewhere (RFC 4694: rn).
             country: of who dialled, if it is not that of the system.
         """
-        plain = _SEPARATORS.sub("", dialled)
+        plain = _SEPARATORS.sub("", dialled.partition(";")[0])
         if plain in self._short or not _DIGITS.fullmatch(plain):
             return (plain,)
         full = international(plain, country or self._country)

@@ -243,7 +243,7 @@ class Outbound:
     def serves(self, numbers: Iterable[str]) -> bool:
         """Whether any route is for a number, in one of its forms, whatever the time and the caller."""
         forms = tuple(numbers)
-        return any(form in route.numbers for route in self._routes for form in forms)
+        return any(form and form in route.numbers for route in self._routes for form in forms)
 
     def search(self, numbers: Iterable[str], caller: str | None, at: datetime) -> Search:
         """Find the route of a call and the order of its trunks.
@@ -256,7 +256,7 @@ class Outbound:
         forms = tuple(numbers)
         considered: list[dict[str, object]] = []
         for route in self._routes:
-            form = next((form for form in forms if form in route.numbers), None)
+            form = next((form for form in forms if form and form in route.numbers), None)
             refusal = _refusal(route, form, caller, at)
             considered.append({"route": route.name, "refused": refusal})
             if form is not None and refusal is None:

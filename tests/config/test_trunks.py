@@ -179,6 +179,8 @@ def test_numbers_without_a_country_stay_as_dialled() -> None:
     assert Numbering().forms("0700111222") == ("0700111222",)
     assert Numbering().forms("+254 700 111222") == ("+254700111222",)
     assert Numbering("DE").forms("0700111222", "KE")[0] == "+254700111222"
+    assert Numbering("KE").forms("0700111222;rn=+88213000;npdi") == ("+254700111222", "0700111222")
+    assert Numbering("KE").forms("112;phone-context=x") == ("112",)
 
 
 @pytest.mark.parametrize("country", ["KE", "DE", "US", "GB", "IN"])

@@ -130,6 +130,16 @@ def test_agents_call_from_dialling_to_hanging_up() -> None:
     ]
 
 
+def test_no_parameter_of_a_number_leads_a_carrier_elsewhere() -> None:
+    w = World()
+    w.from_agent("+254700111222;rn=+88213000000;npdi")
+    assert w.outside()[2].number == "+254700111222"
+    choice = OutboundSettings((TrunkSettings("one"),), (Route("any", NumberSet(["*"]), (TrunkChoice("one"),)),))
+    w.control.outbound.replace(dataclasses.replace(rules(), choice=choice))
+    w.from_agent(";rn=+88213000000")
+    assert w.ended().cause is EndCause.NOT_FOUND
+
+
 @pytest.mark.parametrize(
     ("cause", "status"),
     [
