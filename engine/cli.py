@@ -212,10 +212,7 @@ def _password(arguments: argparse.Namespace) -> int:
     print("password:")
     print(f'  argon2id: "{hash_web_password(password)}"')
     if arguments.agent is not None:
-        hashes = (
-            f"{HA1_KEYS[name]}: {ha1(arguments.agent, arguments.domain, password, name)}"
-            for name in ALGORITHMS
-        )
+        hashes = (f"{HA1_KEYS[name]}: {ha1(arguments.agent, arguments.domain, password, name)}" for name in ALGORITHMS)
         print(f"  ha1: {{{', '.join(hashes)}}}")
     return 0
 
@@ -223,7 +220,10 @@ def _password(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from engine.start.phones import run_demo
 
-    return asyncio.run(run_demo(arguments.config, arguments.data, arguments.duration, arguments.seed))
+    try:
+        return asyncio.run(run_demo(arguments.config, arguments.data, arguments.duration, arguments.seed))
+    except KeyboardInterrupt:  # the way to end it; all is closed by now
+        return 0
 
 
 def _usage(problem: str) -> int:

@@ -287,6 +287,18 @@ def test_calls_of_an_earlier_engine_keep_their_agent_busy_until_they_end() -> No
     assert w.names(call_id) == ["talk.ended", "call.ended"]
 
 
+def test_agent_in_two_calls_of_an_earlier_engine_is_busy_until_both_have_ended() -> None:
+    before = World()
+    calls = [before.phones.dial(number, "a0003", agent_id="a0003")[0] for number in ("600", "602")]
+    w = World()
+    for call_id in calls:
+        w.control.on_leg_event(ev.CallAbandonedByEngine(call_id, before.phones.snapshots[call_id]))
+    w.control.on_leg_event(ev.OrphanEnded(calls[1]))
+    assert w.state("a0003")[0] is AgentState.TALKING
+    w.control.on_leg_event(ev.OrphanEnded(calls[0]))
+    assert w.state("a0003")[0] is AgentState.READY
+
+
 def test_unreadable_snapshots_are_left_alone() -> None:
     w = World()
     for data in (b"", b"\x91\x63", b"garbage"):

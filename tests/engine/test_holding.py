@@ -38,6 +38,32 @@ def test_held_caller_hears_music_and_is_joined_again() -> None:
     w.assert_nothing_left()
 
 
+def test_phone_that_holds_while_its_partner_is_transferred_holds_the_new_one_too() -> None:
+    w = World()
+    call, caller, agent = talking(w)
+    w.control.on_leg_event(LegHeld(caller))
+    w.control.on_leg_event(LegHeld(agent))
+    w.control.transfer(call.call_id, "7a0002", by="agent")
+    w.phones.pick_up(w.phones.ringing("a0002"))
+    assert call.agent is not None
+    new = call.agent.leg_id
+    assert call.state is CallState.HELD
+    assert (w.phones.legs[new].playing, w.phones.legs[caller].playing) == ("music", None)
+    w.control.on_leg_event(LegResumed(caller))
+    assert call.state.value == "talking"
+    assert w.phones.legs[new].playing is None
+    assert [(type(e), e.by) for e in w.events if isinstance(e, ev.HoldStarted | ev.HoldEnded)] == [
+        (ev.HoldStarted, "caller"),
+        (ev.HoldStarted, "agent"),
+        (ev.HoldEnded, "caller"),
+        (ev.HoldEnded, "agent"),
+        (ev.HoldStarted, "caller"),
+        (ev.HoldEnded, "caller"),
+    ]
+    w.phones.end(new)
+    w.assert_nothing_left()
+
+
 def test_hold_without_music_is_silent_and_ends_with_the_call() -> None:
     w = World()
     call, caller, agent = talking(w, "7a0001")

@@ -526,6 +526,32 @@ def test_strangers_pick_up_nothing() -> None:
     assert ("release", "nowhere") in w.phones.log
 
 
+def test_nobody_talks_with_themselves() -> None:
+    w = World()
+    call_id, caller = w.phones.dial("a0001", "a0003", agent_id="a0003")
+    own = take_over(w, w.phones.ringing("a0001"), call_id, agent_id="a0003")
+    assert ("reject forbidden", own) in w.phones.log
+    w.phones.pick_up(w.phones.ringing("a0001"))
+    own = take_over(w, caller, call_id, agent_id="a0001")
+    assert ("reject forbidden", own) in w.phones.log
+    assert w.state("a0003")[0] is w.state("a0001")[0] is AgentState.TALKING
+    w.phones.end(caller)
+    w.assert_nothing_left()
+
+
+def test_placed_call_sent_elsewhere_while_the_agents_phone_rings_goes_there_once() -> None:
+    w = outbound_world()
+    call_id = w.control.place(AgentId("a0003"), "7a0001")
+    assert call_id is not None
+    w.control.transfer(call_id, "0800", by="operator")
+    assert [leg.request.agent_id for leg in w.phones.legs.values() if leg.request is not None] == ["a0003"]
+    w.phones.pick_up(w.phones.ringing("a0003"))
+    w.phones.pick_up(ringing_outside(w, "one"))
+    assert len(w.phones.bridges) == 1
+    w.control.hang_up(call_id)
+    w.assert_nothing_left()
+
+
 def test_call_rung_by_a_transfer_is_picked_up() -> None:
     w = World()
     call_id, caller, first = talking(w)
