@@ -77,7 +77,7 @@ class Resolver:
     Args:
         settings: whom to ask.
         clock: monotonic seconds.
-        counters: `sip_dns_queries_total`, `sip_lookups_failed_total`.
+        counters: `sip_dns_queries_total`, `sip_lookups_failed_total`, `sip_dns_faults_total`.
     """
 
     def __init__(
@@ -145,6 +145,9 @@ class Resolver:
                 async with asyncio.timeout(self._settings.timeout_s):
                     records, ttl_s = await self._look_up(question)
         except (DnsError, TimeoutError):
+            self._fail(question)
+        except Exception:  # noqa: BLE001 - whatever a hostile answer makes the library raise
+            self._counters["sip_dns_faults_total"] += 1
             self._fail(question)
         else:
             self._keep(question, records, min(max(ttl_s, MIN_TTL_S), MAX_TTL_S))

@@ -201,6 +201,15 @@ async def test_strange_answers_are_no_records(server: DnsServer, kind: str) -> N
     await bench.resolver.close()
 
 
+async def test_a_fault_of_the_library_is_no_records(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> Record:
+        raise AttributeError("what no test foresaw")
+
+    monkeypatch.setattr(sip_dns, "_record", fail)
+    assert list(await bench.ask()) == []
+    assert bench.counters["sip_dns_faults_total"] == 1
+
+
 async def test_a_huge_answer_is_cut(bench: Bench) -> None:
     bench.server.add("one.example.com", 60, "A", *[f"10.0.{n // 250}.{n % 250}" for n in range(2000)])
     assert len(await bench.ask()) == 64
