@@ -758,8 +758,7 @@ class CallControl:
         )
 
     def _publish_agent(self, change: AgentChanged) -> None:
-        status = self.router.agent(change.agent_id)
-        contact = status.contact_id if status is not None else None
+        contact = self.router.contact_of(change.agent_id)
         self.bus.publish(
             ev.AgentStateChanged(
                 event_id=self.new_id(),

@@ -126,6 +126,11 @@ class Router:
 
     # --- views ---------------------------------------------------------------------------
 
+    def contact_of(self, agent_id: str) -> str | None:
+        """What an agent is busy with; None for one who is free or unknown."""
+        agent = self._presence.agents.get(agent_id)
+        return None if agent is None else _contact_of(agent)
+
     def agent(self, agent_id: str) -> AgentStatus | None:
         """One agent, or None if there is no such agent."""
         agent = self._presence.agents.get(agent_id)
@@ -483,6 +488,10 @@ def _direct_refusal(agent: Agent | None) -> Refusal | None:
     return Refusal.AGENT_OFFLINE if agent.asked is AgentState.OFFLINE else None
 
 
+def _contact_of(agent: Agent) -> str | None:
+    return agent.contact.contact_id if agent.contact else agent.other_call
+
+
 def _agent_status(agent: Agent) -> AgentStatus:
     return AgentStatus(
         agent_id=agent.agent_id,
@@ -491,7 +500,7 @@ def _agent_status(agent: Agent) -> AgentStatus:
         since=agent.since,
         reachable=agent.reachable,
         has_phone=agent.has_phone,
-        contact_id=agent.contact.contact_id if agent.contact else agent.other_call,
+        contact_id=_contact_of(agent),
         queues=tuple(lane.queue_id for lane in agent.lanes),
         asked=agent.asked,
     )
