@@ -49,8 +49,8 @@ from engine.start.certificates import Certificates
 from engine.start.protection import Protection
 from engine.start.settings import control_settings, kept_secret, native_settings, web_accounts
 from engine.timer import DeadlineTimer
-from engine.watching import AgentWatch
 from engine.tls import TlsError
+from engine.watching import AgentWatch
 from routing.model import RoutingError
 
 log = logging.getLogger("murima.engine")
