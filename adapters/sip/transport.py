@@ -15,7 +15,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import ip_address
 
 from adapters.sip.congestion import widen
@@ -192,11 +192,7 @@ class SipTransport:
 
     def route(self, transport: str, host: str, port: int) -> Flow | None:
         """The best listener of that transport: same address family, loopback for loopback."""
-        try:
-            address = ip_address(host)
-            version, loopback = address.version, address.is_loopback
-        except ValueError:
-            version, loopback = 4, False
+        version, loopback = _family(host)
         found = [
             (listener.version == version, listener.wildcard or listener.loopback == loopback, -index)
             for index, listener in enumerate(self._listeners)
@@ -402,6 +398,16 @@ class SipTransport:
             _Listener(transport, host, port, address.is_loopback, address.is_unspecified, address.version)
         )
         return len(self._listeners) - 1
+
+
+@lru_cache(maxsize=4096)
+def _family(host: str) -> tuple[int, bool]:
+    """IP version, and whether this is the loopback; a name is taken for a public IPv4 address."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return 4, False
+    return address.version, address.is_loopback
 
 
 def _nobody(_: Event) -> None:
