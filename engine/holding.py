@@ -39,12 +39,14 @@ class Holding:
             raise HoldError("nobody talks in this call")
         if call.held_by:
             raise HoldError("the call is on hold already")
+        known = by in self._holders(call)
         call.held_by = by
         call.state = CallState.HELD
         self._control.telephony.unbridge(call.caller_leg.leg_id, call.agent.leg_id)
         if call.music is not None:
             self._control.play(call.caller_leg.leg_id, call.music, loop=True)
-        self._control.publish(ev.HoldStarted, call, by=by)
+        if not known:
+            self._control.publish(ev.HoldStarted, call, by=by)
 
     def resume(self, call: Call) -> None:
         """Join them again.
@@ -58,8 +60,10 @@ class Holding:
         if call.music is not None and not call.agent.held:
             self._control.telephony.stop_play(call.caller_leg.leg_id)
         self._control.telephony.bridge(call.caller_leg.leg_id, call.agent.leg_id)
-        call.state = CallState.HELD if call.caller_leg.held or call.agent.held else CallState.TALKING
-        self._control.publish(ev.HoldEnded, call, by=by)
+        holders = self._holders(call)
+        call.state = CallState.HELD if holders else CallState.TALKING
+        if by not in holders:
+            self._control.publish(ev.HoldEnded, call, by=by)
 
     # --- by phones --------------------------------------------------------------------------
 
@@ -69,28 +73,33 @@ class Holding:
         if call is None:
             return
         leg = call.legs[event.leg_id]
+        known = leg.side in self._holders(call)
         leg.held = True
         if call.talk_started is not None and not call.over and leg in (call.caller_leg, call.agent):
-            self._begin(call, leg)
+            self._begin(call, leg, known=known)
 
     def on_talk(self, call: Call) -> None:
         """Two were joined of whom one or both have us on hold since before."""
         for leg in (call.caller_leg, call.agent):
             if leg is not None and leg.held:
-                self._begin(call, leg)
+                self._begin(call, leg, known=False)
 
     def on_part(self, call: Call) -> None:
         """The conversation is over, and with it every hold of it; who holds on holds the next one, too."""
-        if call.held_by:
-            self._control.publish(ev.HoldEnded, call, by=call.held_by)
-            call.held_by = ""
-        for leg in (call.caller_leg, call.agent):
-            if leg is not None and leg.held:
-                self._control.publish(ev.HoldEnded, call, by=leg.side)
+        for by in self._holders(call):
+            self._control.publish(ev.HoldEnded, call, by=by)
+        call.held_by = ""
 
-    def _begin(self, call: Call, leg: Leg) -> None:
+    def _holders(self, call: Call) -> list[str]:
+        """On whose word the conversation is on hold, each named once though both voice and phone of an agent hold."""
+        by = [call.held_by] if call.held_by else []
+        by += [leg.side for leg in (call.caller_leg, call.agent) if leg is not None and leg.held]
+        return list(dict.fromkeys(by))
+
+    def _begin(self, call: Call, leg: Leg, *, known: bool) -> None:
         call.state = CallState.HELD
-        self._control.publish(ev.HoldStarted, call, by=leg.side)
+        if not known:
+            self._control.publish(ev.HoldStarted, call, by=leg.side)
         other = call.other(leg)
         if other is not None and call.music is not None and not call.held_by:
             self._control.play(other.leg_id, call.music, loop=True)
@@ -104,7 +113,8 @@ class Holding:
         leg.held = False
         if call.state is not CallState.HELD or leg not in (call.caller_leg, call.agent):
             return
-        self._control.publish(ev.HoldEnded, call, by=leg.side)
+        if leg.side not in self._holders(call):
+            self._control.publish(ev.HoldEnded, call, by=leg.side)
         other = call.other(leg)
         if other is None or call.held_by:
             return

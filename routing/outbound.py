@@ -15,8 +15,6 @@ from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-MINUTES_OF_A_DAY = 24 * 60
-
 
 class RouteRefusal(StrEnum):
     """Why a route does not serve a call."""

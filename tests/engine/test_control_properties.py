@@ -157,7 +157,7 @@ class Scene:
                 if call.held_by:
                     self.control.resume(call.call_id)
                 else:
-                    self.control.hold(call.call_id, by="operator")
+                    self.control.hold(call.call_id, by="agent" if b % 2 else "operator")
 
     def refer(self, a: int, b: int) -> None:
         answered = [i for i in self.live_legs() if self.phones.legs[i].answered]
