@@ -652,10 +652,10 @@ class CallControl:
             self.publish(ev.QueueLeft, call, outcome=outcome, wait_s=wait_s, reason=detail)
         if call.recording:
             self.telephony.stop_recording(call.call_id)
-        unanswered = not call.caller_leg.answered
+        refused = not call.caller_leg.answered and not call.placed
         call.state = CallState.ENDING
         for leg in tuple(call.legs.values()):
-            if leg is call.caller_leg and unanswered:
+            if refused and leg is call.caller_leg:
                 self.telephony.reject(leg.leg_id, EndCause.FAILED if cause is EndCause.NORMAL else cause)
             else:
                 self.telephony.hang_up(leg.leg_id, EndCause.NORMAL if leg.answered else EndCause.CANCELLED)

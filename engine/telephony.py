@@ -87,7 +87,7 @@ class Telephony(Protocol):
         """Tell an incoming leg that the other side is being alerted."""
 
     def progress(self, leg_id: LegId, peer: LegId) -> None:
-        """Let an incoming leg, answered or not, hear `peer` before that is answered (where it cannot: as `ring`)."""
+        """Let an incoming or an answered leg hear `peer` before that is answered (where it cannot: as `ring`)."""
 
     def answer(self, leg_id: LegId, *, peer: LegId | None = None) -> None:
         """Answer an incoming leg, preferring `peer`'s codec; LegAnswered follows, or LegEnded."""

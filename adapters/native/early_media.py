@@ -40,11 +40,11 @@ class EarlyMedia:
     def progress(self, leg_id: LegId, peer: LegId) -> bool:
         """As `Telephony.progress`; False: the caller can only be told that it rings."""
         leg, other = self._exchange.legs.get(leg_id), self._exchange.legs.get(peer)
-        if leg is None or other is None or leg.request is not None:
+        if leg is None or other is None:
             return True
         if leg.answered and leg.call.worker is other.call.worker:
             self._exchange.send_to(leg.call.worker, media.Bridge(leg_id, peer))
-        if leg.answering or leg.answered:
+        if leg.answering or leg.answered or leg.request is not None:
             return True
         if leg.offer is None:
             return False

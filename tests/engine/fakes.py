@@ -100,6 +100,7 @@ class FakeTelephony:
 
     def reject(self, leg_id: LegId, cause: EndCause) -> None:
         self.log.append((f"reject {cause}", leg_id))
+        assert self.legs[leg_id].request is None  # only who calls us can be refused
         self.end(leg_id, cause)
 
     def originate(self, leg_id: LegId, request: Originate) -> None:
