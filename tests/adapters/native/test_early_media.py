@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapters.sip.session import SessionAcked, SessionEnded, SessionOfferWanted, SessionProgress
-from engine.events import EndCause, LegAnswered, LegEarlyMedia, LegRinging
+from engine.events import CallId, EndCause, LegAnswered, LegEarlyMedia, LegRinging
 from media import client as media
 from tests.native_scene import Scene, make_scene
 
@@ -129,4 +129,18 @@ async def test_caller_that_is_answered_already_hears_the_phone_that_rings(faked:
     assert faked.worker.sent(media.Bridge) == [media.Bridge(incoming.leg_id, leg_id)]
     assert len([e for e in faked.trunk.inbox.of(SessionProgress) if e.status > 100]) == 0
     faked.telephony.release_call(incoming.call_id)
+    await faked.rig.settled()
+
+
+async def test_agent_for_whom_somebody_is_called_hears_them_before_they_answer(faked: Scene) -> None:
+    call_id = CallId("placed")
+    first = faked.ring_agent(call_id, None)
+    await faked.agent.pick_up(await faked.agent.ringing())
+    await faked.rig.inbox.wait(LegAnswered)
+    second = faked.ring_agent(call_id, first)
+    faked.agent.progress(await faked.agent.ringing())
+    await faked.rig.inbox.wait(LegEarlyMedia)
+    faked.telephony.progress(first, second)
+    assert faked.worker.sent(media.Bridge) == [media.Bridge(first, second)]
+    faked.telephony.release_call(call_id)
     await faked.rig.settled()
