@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.sip.endpoint import RETRY_AFTER_S
+from adapters.sip.answers import RETRY_AFTER_S
 from adapters.sip.session import EndReason
 from engine.events import EndCause
 

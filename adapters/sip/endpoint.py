@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from adapters.sip.access import AccessPolicy, Admitted, Refused
-from adapters.sip.body import ACCEPTED_ENCODING, accepts, keep_session_description
+from adapters.sip.answers import Answers, note_source, way_back
+from adapters.sip.body import accepts, keep_session_description
 from adapters.sip.dialog import PORTS, destination
 from adapters.sip.dialog_request import Outcome
 from adapters.sip.errors import PeerError, UsageError
@@ -31,7 +32,7 @@ from adapters.sip.message import (
     validate_request,
     validate_response,
 )
-from adapters.sip.notifier import MIN_EXPIRES_S, IntervalError, Notifier
+from adapters.sip.notifier import Notifier
 from adapters.sip.option_tags import RELIABLE, TIMER
 from adapters.sip.outgoing import OutgoingSession
 from adapters.sip.overload import Admission
@@ -39,14 +40,12 @@ from adapters.sip.registrar import (
     OUTBOUND,
     PATH,
     Binding,
-    IntervalTooBriefError,
     Reachability,
     Registrar,
     is_outbound,
 )
 from adapters.sip.schedule import Schedule
 from adapters.sip.session import (
-    ACCEPT,
     AGENT,
     ALLOW,
     SDP,
@@ -57,7 +56,7 @@ from adapters.sip.session import (
     SessionEvent,
     SessionState,
 )
-from adapters.sip.session_timer import IntervalTooSmallError, TimerSettings, ask
+from adapters.sip.session_timer import TimerSettings, ask
 from adapters.sip.stateless import Refusals, StatelessAnswers, is_absorbed
 from adapters.sip.transaction import (
     TIMEOUT,
@@ -74,8 +73,6 @@ from adapters.sip.transaction import Effect as TransactionEffect
 from adapters.sip.uri import SipUri
 
 MAX_SESSIONS = 20_000
-RETRY_AFTER_S = "5"
-MAX_NAMED = 16  # unknown extensions that a refusal names
 
 FLOW_TIMER_S = 120  # asked of phones that keep a flow open (RFC 5626 4.4.1)
 FLOW_GRACE_S = 30
@@ -180,12 +177,11 @@ class Endpoint:
         self._out: list[Effect] = []
         self._courses = Courses(self, self._layer, network.route, self._ask)
         self._in_dialog_handlers: dict[str, InDialogHandler] = {}
-        self._extensions = [RELIABLE, TIMER, *((OUTBOUND, PATH) if registrar is not None else ())]
-        self.allow = ALLOW
-        self.supported = ", ".join(self._extensions)
+        extensions = [RELIABLE, TIMER, *((OUTBOUND, PATH) if registrar is not None else ())]
+        self._answers = Answers(self._stateless, extensions, 0 if registrar is None else registrar.limits.min_expires_s)
         self.session_timer = TimerSettings()
         self.trying_after_s = 0.0
-        self.notifier: Notifier | None = None
+        self._notifier: Notifier | None = None
 
     # --- extensions -----------------------------------------------------------------------
 
@@ -195,12 +191,31 @@ class Endpoint:
         It answers by `respond`, at once or later, or raises PeerError with the status.
         """
         self._in_dialog_handlers[method] = handler
-        self.allow = ", ".join([ALLOW, *self._in_dialog_handlers])
+        self._answers.allow = ", ".join([ALLOW, *self._in_dialog_handlers])
 
     def support(self, extension: str) -> None:
         """Name an option tag in Supported, and let peers demand it in Require (RFC 3261 19.2)."""
-        self._extensions.append(extension)
-        self.supported = ", ".join(self._extensions)
+        self._answers.support(extension)
+
+    @property
+    def allow(self) -> str:
+        """Value of Allow."""
+        return self._answers.allow
+
+    @property
+    def supported(self) -> str:
+        """Value of Supported."""
+        return self._answers.supported
+
+    @property
+    def notifier(self) -> Notifier | None:
+        """Who serves subscriptions, if anybody does."""
+        return self._notifier
+
+    @notifier.setter
+    def notifier(self, value: Notifier) -> None:
+        self._notifier = value
+        self._answers.allow_events = value.allow_events
 
     def in_dialog_handler(self, method: str) -> InDialogHandler | None:
         """Who takes requests of a method within dialogs, if anybody does."""
@@ -701,13 +716,7 @@ class Endpoint:
         self._out.append(SessionIncoming(session, admitted))
 
     def _on_options(self, tx: ServerTransaction) -> None:
-        response = self._own(tx.request, 503 if self.draining else 200)
-        response.set("allow", self.allow)
-        response.set("accept", ACCEPT)
-        response.set("accept-encoding", ACCEPTED_ENCODING)
-        if self.notifier is not None:
-            response.set("allow-events", self.notifier.allow_events)
-        response.set("supported", self.supported)
+        response = self._answers.abilities(tx.request, 503 if self.draining else 200)
         self._answer_stateless(tx, response)
 
     def _on_register(self, tx: ServerTransaction, registrar: Registrar, source: Flow, now: float) -> None:
@@ -722,7 +731,7 @@ class Endpoint:
         if self.admission is not None:
             self.admission.on_admitted(call=False, now=now)
         events = registrar.register(request, user, source, now)
-        response = self._own(request, 200)
+        response = self._answers.plain(request, 200)
         for value in registrar.contact_values(user, now):
             response.add("contact", value)
         response.set("supported", self.supported)
@@ -759,7 +768,7 @@ class Endpoint:
 
     def _reject(self, tx: ServerTransaction, exc: PeerError, now: float) -> None:
         self._count_rejection(exc.status)
-        response = self._refusal(tx.request, exc)
+        response = self._answers.refusal(tx.request, exc)
         if tx.user is None and self._session_of(tx.request) is None:
             # Strangers may not fill our memory; and refused calls, repeated until the ACK, would multiply
             # what a forged source costs its owner.
@@ -769,11 +778,8 @@ class Endpoint:
 
     def _check_require(self, request: Request) -> None:
         """Refuse what demands an extension that we do not have (RFC 3261 8.2.2.3)."""
-        if "require" in request.headers and request.method != "CANCEL" and self._unknown_extensions(request):
+        if "require" in request.headers and request.method != "CANCEL" and self._answers.unknown_extensions(request):
             raise PeerError("unknown extension", status=420)
-
-    def _unknown_extensions(self, request: Request) -> list[str]:
-        return [tag for tag in request.get_all("require") if tag.lower() not in self._extensions]
 
     def _reject_stateless(self, exc: PeerError, flow: Flow) -> None:
         self._count_rejection(exc.status)
@@ -786,37 +792,10 @@ class Endpoint:
             back = self._mark_via(request, flow)
         except PeerError:
             back = flow  # it names no place: the answer goes to where the request came from
-        self._out.append(Send(back, self._refusal(request, exc).serialise()))
+        self._out.append(Send(back, self._answers.refusal(request, exc).serialise()))
 
     def _count_rejection(self, status: int) -> None:
         self.counters[f'sip_rejected_total{{status="{status}"}}'] += 1
-
-    def _refusal(self, request: Request, exc: PeerError) -> Response:
-        status = exc.status
-        response = self._own(request, status)
-        if status in (405, 501):
-            response.set("allow", self.allow)
-        elif status == 415:
-            response.set("accept", ACCEPT)
-            response.set("accept-encoding", ACCEPTED_ENCODING)
-        elif status == 420:
-            response.set("unsupported", ", ".join(self._unknown_extensions(request)[:MAX_NAMED]))
-        elif status == 422 and isinstance(exc, IntervalTooSmallError):
-            response.set("min-se", exc.min_s)
-        elif status == 489 and self.notifier is not None:
-            response.set("allow-events", self.notifier.allow_events)
-        elif isinstance(exc, IntervalError):
-            response.set("min-expires", MIN_EXPIRES_S)
-        elif status == 423 and isinstance(exc, IntervalTooBriefError) and self.registrar is not None:
-            response.set("min-expires", self.registrar.limits.min_expires_s)
-        elif status in (500, 503):
-            response.set("retry-after", RETRY_AFTER_S)
-        return response
-
-    def _own(self, request: Request, status: int) -> Response:
-        response = build_response(request, status, to_tag=self._stateless.tag(request))
-        response.set("server", AGENT)
-        return response
 
     # --- responses ------------------------------------------------------------------------
 
@@ -864,22 +843,11 @@ class Endpoint:
             PeerError: Via is missing or malformed.
         """
         via = request.top_via
-        noted: dict[str, str | None] = {}
-        if via.has_rport:
-            noted = {"received": flow.host, "rport": str(flow.port)}
-        elif via.host != flow.host:
-            noted = {"received": flow.host}
-        if noted:
-            request.replace_first("via", via.with_params(noted))
-        if not flow.connection:
-            port = flow.port if via.has_rport and flow.transport == "udp" else via.port or PORTS[flow.transport]
-            return Flow(flow.transport, flow.local, flow.host, port)
-        port = via.port or PORTS[flow.transport]
-        if "alias" in via.params:
+        note_source(request, via, flow)
+        if flow.connection and "alias" in via.params:
             trusted = self.policy.trunk_at(flow.host) is not None
-            self._network.alias(flow, via.host, port, trusted=trusted)
-        domain = via.host if flow.transport == "tls" else ""
-        return Flow(flow.transport, flow.local, flow.host, port, flow.connection, domain)
+            self._network.alias(flow, via.host, via.port or PORTS[flow.transport], trusted=trusted)
+        return way_back(via, flow)
 
     def _take(self) -> list[Effect]:
         out, self._out = self._out, []
