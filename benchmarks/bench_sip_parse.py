@@ -28,7 +28,7 @@ from time import process_time_ns
 import aiosipua
 
 from adapters.sip.errors import PeerError
-from adapters.sip.message import (
+from adapters.sip.syntax.message import (
     Request,
     Response,
     build_response,
@@ -36,7 +36,7 @@ from adapters.sip.message import (
     validate_request,
     validate_response,
 )
-from adapters.sip.stream import StreamFramer
+from adapters.sip.transports.stream import StreamFramer
 
 BATCH = 20  # calls per sample: one alone is too short for the clock
 BUDGET_US = 6.0

@@ -210,7 +210,7 @@ class Trunk(Model):
     @field_validator("srtp", mode="before")
     @classmethod
     def _srtp(cls, value: Any) -> Any:
-        if value in ("optional", "required"):
+        if value != Srtp.NEVER.value:
             raise ValueError(
                 "this release carries audio without encryption (RTP), so it can neither promise nor offer SRTP; "
                 "write never, or leave the trunk out"

@@ -18,15 +18,15 @@ from adapters.native.legs import Link
 from adapters.native.settings import AgentSettings, NativeSettings, TrunkSettings
 from adapters.native.telephony import NativeTelephony
 from adapters.native.workers import keep_connected
-from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.digest import Challenge, DigestVerifier, answer_challenge, ha1
+from adapters.sip.dialogs.session import Login, Session, SessionAcked, SessionAnswered, SessionOffered
 from adapters.sip.endpoint import Endpoint, Event, SessionIncoming
-from adapters.sip.message import Request, Response, parse_message
-from adapters.sip.registrar import Registrar
-from adapters.sip.sdp import SessionDescription, make_answer, make_offer
-from adapters.sip.session import Login, Session, SessionAcked, SessionAnswered, SessionOffered
-from adapters.sip.transport import SipTransport
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.access import AccessPolicy, Trunk
+from adapters.sip.protection.digest import Challenge, DigestVerifier, answer_challenge, ha1
+from adapters.sip.registration.registrar import Registrar
+from adapters.sip.syntax.message import Request, Response, parse_message
+from adapters.sip.syntax.sdp import SessionDescription, make_answer, make_offer
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transports.transport import SipTransport
 from engine.events import LegEvent
 from media import client as media
 from tests.ports import free_port

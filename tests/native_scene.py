@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from adapters.sip.session import Session
+from adapters.sip.dialogs.session import Session
 from engine.events import AgentId, CallId, LegAnswered, LegEnded, LegId, LegIncoming, Party
 from engine.telephony import Originate, Telephony
 from tests.native_rig import FakeWorker, Phone, Rig, make_rig, real_worker, settings

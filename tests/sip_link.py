@@ -7,14 +7,14 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from itertools import count
 
-from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.digest import DigestVerifier, ha1
+from adapters.sip.dialogs.session import Session
 from adapters.sip.endpoint import Effect, Endpoint, Event
-from adapters.sip.failover import Locate
-from adapters.sip.location import Target
-from adapters.sip.registrar import Registrar
-from adapters.sip.session import Session
-from adapters.sip.transaction import Flow, Send
+from adapters.sip.protection.access import AccessPolicy, Trunk
+from adapters.sip.protection.digest import DigestVerifier, ha1
+from adapters.sip.registration.registrar import Registrar
+from adapters.sip.targets.failover import Locate
+from adapters.sip.targets.location import Target
+from adapters.sip.transactions.transaction import Flow, Send
 
 REALM = "pbx.test"
 SDP = b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n"

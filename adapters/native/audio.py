@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.sip.errors import PeerError
-from adapters.sip.sdp import NegotiatedAudio, SessionDescription, is_usable, make_answer, make_offer, read_answer
+from adapters.sip.syntax.sdp import NegotiatedAudio, SessionDescription, is_usable, make_answer, make_offer, read_answer
 from media.client import Codec, Direction, SetRemote
 
 CODECS = ("PCMU", "PCMA")

@@ -11,13 +11,13 @@ from adapters.native.forking import Fork, Phone
 from adapters.native.legs import Call, Leg
 from adapters.native.parties import ANONYMOUS, forwarded_headers
 from adapters.native.trunks import Trunks
-from adapters.sip.dialog import next_flow
+from adapters.sip.dialogs.dialog import next_flow
+from adapters.sip.dialogs.session import Session, SessionProgress
 from adapters.sip.endpoint import Effect
-from adapters.sip.headers import NameAddr, quoted
-from adapters.sip.registrar import Binding
-from adapters.sip.session import Session, SessionProgress
-from adapters.sip.transaction import Flow
-from adapters.sip.uri import SipUri, escape
+from adapters.sip.registration.registrar import Binding
+from adapters.sip.syntax.headers import NameAddr, quoted
+from adapters.sip.syntax.uri import SipUri, escape
+from adapters.sip.transactions.transaction import Flow
 from engine.events import EndCause, LegId, LegRinging, LegTrying
 from engine.telephony import Originate
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.sip.answers import RETRY_AFTER_S
-from adapters.sip.session import EndReason
+from adapters.sip.dialogs.session import EndReason
 from engine.events import EndCause
 
 # What we answer to an INVITE that we refuse for this cause.

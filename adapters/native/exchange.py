@@ -17,7 +17,7 @@ from adapters.native.legs import Call, Cancellable, Leg, Worker
 from adapters.native.settings import NativeSettings
 from adapters.sip.endpoint import Effect, Endpoint
 from adapters.sip.errors import PeerError
-from adapters.sip.transaction import Flow
+from adapters.sip.transactions.transaction import Flow
 from engine.events import CallId, EndCause, LegAnswered, LegEnded, LegEvent, LegHeld, LegId, LegResumed
 from engine.telephony import EventSink
 from media import client as media
@@ -30,7 +30,7 @@ _EventT = TypeVar("_EventT")
 
 
 class Carrier(Protocol):
-    """Carries out what the endpoint wants; `adapters.sip.transport.SipTransport` is one."""
+    """Carries out what the endpoint wants; `adapters.sip.transports.transport.SipTransport` is one."""
 
     clock: Callable[[], float]
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from adapters.native.causes import cause_of, reason_headers
 from adapters.native.exchange import Exchange
 from adapters.native.legs import Leg
+from adapters.sip.dialogs.session import Session, SessionAnswered, SessionEnded, SessionEvent, SessionProgress
 from adapters.sip.endpoint import Effect
-from adapters.sip.session import Session, SessionAnswered, SessionEnded, SessionEvent, SessionProgress
-from adapters.sip.transaction import Flow
-from adapters.sip.uri import SipUri
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import Flow
 from engine.events import EndCause
 
 # What is told of several failures: rather what a person did than what the network did.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from adapters.native.audio import LegAudio
-from adapters.sip.sdp import SessionDescription
-from adapters.sip.session import Session
+from adapters.sip.dialogs.session import Session
+from adapters.sip.syntax.sdp import SessionDescription
 from engine.events import CallId, EndCause, LegId
 from engine.telephony import Originate
 from media.client import Command

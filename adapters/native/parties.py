@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adapters.sip.errors import PeerError
-from adapters.sip.headers import NameAddr
-from adapters.sip.message import Request
-from adapters.sip.uri import SipUri, escape
+from adapters.sip.syntax.headers import NameAddr
+from adapters.sip.syntax.message import Request
+from adapters.sip.syntax.uri import SipUri, escape
 from engine.events import NOTHING_FORWARDED, Forwarded, Party
 
 MAX_TEXT = 128  # characters of a number or a name

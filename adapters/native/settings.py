@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
-from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.digest import DigestVerifier
+from adapters.sip.dialogs.session_timer import TimerSettings
 from adapters.sip.errors import PeerError
-from adapters.sip.guard import Guard
-from adapters.sip.login import Login
-from adapters.sip.session_timer import TimerSettings
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.access import AccessPolicy, Trunk
+from adapters.sip.protection.digest import DigestVerifier
+from adapters.sip.protection.guard import Guard
+from adapters.sip.protection.login import Login
+from adapters.sip.syntax.uri import SipUri
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,7 @@ from adapters.native.settings import NativeSettings
 from adapters.native.transferring import Transferring
 from adapters.native.trunks import Trunks
 from adapters.native.watching import Watching
-from adapters.sip.digest import DigestVerifier
-from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged, SessionIncoming
-from adapters.sip.errors import PeerError
-from adapters.sip.replaces import REPLACES
-from adapters.sip.sdp import SessionDescription
-from adapters.sip.session import (
+from adapters.sip.dialogs.session import (
     SessionAcked,
     SessionAnswered,
     SessionDtmf,
@@ -38,6 +33,11 @@ from adapters.sip.session import (
     SessionProbed,
     SessionProgress,
 )
+from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged, SessionIncoming
+from adapters.sip.errors import PeerError
+from adapters.sip.protection.digest import DigestVerifier
+from adapters.sip.syntax.replaces import REPLACES
+from adapters.sip.syntax.sdp import SessionDescription
 from engine.events import (
     AgentId,
     AgentReachability,

@@ -9,14 +9,14 @@ from adapters.native.exchange import Exchange
 from adapters.native.forking import Branch
 from adapters.native.legs import Cancellable, Leg
 from adapters.native.parties import number_of
+from adapters.sip.dialogs.referral import Referral, Referrals
+from adapters.sip.dialogs.session import EndReason, Session, SessionState
 from adapters.sip.errors import PeerError
-from adapters.sip.headers import NameAddr
-from adapters.sip.message import Request
-from adapters.sip.refer import NO_SUBSCRIPTION
-from adapters.sip.referral import Referral, Referrals
-from adapters.sip.replaces import REPLACES, Replaces
-from adapters.sip.session import EndReason, Session, SessionState
-from adapters.sip.uri import SipUri, escape
+from adapters.sip.syntax.headers import NameAddr
+from adapters.sip.syntax.message import Request
+from adapters.sip.syntax.refer import NO_SUBSCRIPTION
+from adapters.sip.syntax.replaces import REPLACES, Replaces
+from adapters.sip.syntax.uri import SipUri, escape
 from engine.events import (
     CallId,
     EndCause,

@@ -1,6 +1,6 @@
 """Trunks from our side: registrations, alive-checks, and calls to numbers outside.
 
-The machines that decide are in `adapters.sip.registrant` and `adapters.sip.health`;
+The machines that decide are in `adapters.sip.registration.registrant` and `adapters.sip.registration.health`;
 here their requests are sent, their outcomes told to call control, and INVITEs
 get the headers that a carrier expects.
 """
@@ -17,16 +17,16 @@ from adapters.native.exchange import CALL_ID_HEADER, Exchange
 from adapters.native.legs import Cancellable, Leg
 from adapters.native.parties import ANONYMOUS
 from adapters.native.settings import TrunkSettings
+from adapters.sip.dialogs.session import AGENT
 from adapters.sip.errors import PeerError
-from adapters.sip.failover import FAILOVER_AFTER_S
-from adapters.sip.headers import NameAddr, quoted
-from adapters.sip.health import ANSWER_S, HealthCheck
-from adapters.sip.location import is_address
-from adapters.sip.message import Request, Response
-from adapters.sip.registrant import Account, Register, Registrant, RegistrationState
-from adapters.sip.session import AGENT
-from adapters.sip.transaction import ClientTransaction, Flow
-from adapters.sip.uri import SipUri, escape
+from adapters.sip.registration.health import ANSWER_S, HealthCheck
+from adapters.sip.registration.registrant import Account, Register, Registrant, RegistrationState
+from adapters.sip.syntax.headers import NameAddr, quoted
+from adapters.sip.syntax.message import Request, Response
+from adapters.sip.syntax.uri import SipUri, escape
+from adapters.sip.targets.failover import FAILOVER_AFTER_S
+from adapters.sip.targets.location import is_address
+from adapters.sip.transactions.transaction import ClientTransaction, Flow
 from engine.events import EndCause, LegTrying, TrunkReachability
 from engine.operations import GatewayLine, TrunkLine
 from engine.telephony import Originate, Outside

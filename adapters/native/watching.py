@@ -12,9 +12,11 @@ from collections.abc import Callable
 from adapters.native.exchange import Exchange
 from adapters.native.forking import Fork
 from adapters.native.legs import Leg
-from adapters.sip.access import Admitted
+from adapters.sip.dialogs.notifier import Notifier, Package
+from adapters.sip.dialogs.outgoing import OutgoingSession
 from adapters.sip.errors import PeerError
-from adapters.sip.event_documents import (
+from adapters.sip.protection.access import Admitted
+from adapters.sip.syntax.event_documents import (
     DIALOG_INFO,
     MESSAGE_SUMMARY,
     PIDF,
@@ -27,9 +29,7 @@ from adapters.sip.event_documents import (
     presence,
     reginfo,
 )
-from adapters.sip.notifier import Notifier, Package
-from adapters.sip.outgoing import OutgoingSession
-from adapters.sip.uri import escape
+from adapters.sip.syntax.uri import escape
 from engine.events import AgentId, Party, Presence
 
 _ACTIVITIES: dict[Presence, Activity] = {

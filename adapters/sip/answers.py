@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from adapters.sip.body import ACCEPTED_ENCODING
-from adapters.sip.dialog import PORTS
+from adapters.sip.dialogs.dialog import PORTS
+from adapters.sip.dialogs.notifier import MIN_EXPIRES_S, IntervalError
+from adapters.sip.dialogs.session import ACCEPT, AGENT, ALLOW
+from adapters.sip.dialogs.session_timer import IntervalTooSmallError
 from adapters.sip.errors import PeerError
-from adapters.sip.headers import Via
-from adapters.sip.message import Request, Response, build_response
-from adapters.sip.notifier import MIN_EXPIRES_S, IntervalError
-from adapters.sip.registrar import IntervalTooBriefError
-from adapters.sip.session import ACCEPT, AGENT, ALLOW
-from adapters.sip.session_timer import IntervalTooSmallError
-from adapters.sip.stateless import StatelessAnswers
-from adapters.sip.transaction import Flow
+from adapters.sip.registration.registrar import IntervalTooBriefError
+from adapters.sip.syntax.body import ACCEPTED_ENCODING
+from adapters.sip.syntax.headers import Via
+from adapters.sip.syntax.message import Request, Response, build_response
+from adapters.sip.transactions.stateless import StatelessAnswers
+from adapters.sip.transactions.transaction import Flow
 
 RETRY_AFTER_S = "5"
 MAX_NAMED = 16  # unknown extensions that a refusal names

@@ -12,40 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from adapters.sip.access import AccessPolicy, Admitted, Refused
 from adapters.sip.answers import Answers, note_source, way_back
-from adapters.sip.body import accepts, keep_session_description
-from adapters.sip.dialog import PORTS, destination
-from adapters.sip.dialog_request import Outcome
-from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.failover import MAX_DATAGRAM, Courses, Locate
-from adapters.sip.guard import Guard
-from adapters.sip.incoming import IncomingSession
-from adapters.sip.layer import TransactionLayer, server_key
-from adapters.sip.location import Target, is_address
-from adapters.sip.message import (
-    KNOWN_METHODS,
-    Request,
-    Response,
-    build_response,
-    parse_message,
-    validate_request,
-    validate_response,
-)
-from adapters.sip.notifier import Notifier
-from adapters.sip.option_tags import RELIABLE, TIMER
-from adapters.sip.outgoing import OutgoingSession
-from adapters.sip.overload import Admission
-from adapters.sip.registrar import (
-    OUTBOUND,
-    PATH,
-    Binding,
-    Reachability,
-    Registrar,
-    is_outbound,
-)
-from adapters.sip.schedule import Schedule
-from adapters.sip.session import (
+from adapters.sip.dialogs.dialog import PORTS, destination
+from adapters.sip.dialogs.dialog_request import Outcome
+from adapters.sip.dialogs.incoming import IncomingSession
+from adapters.sip.dialogs.notifier import Notifier
+from adapters.sip.dialogs.outgoing import OutgoingSession
+from adapters.sip.dialogs.session import (
     AGENT,
     ALLOW,
     SDP,
@@ -56,9 +29,37 @@ from adapters.sip.session import (
     SessionEvent,
     SessionState,
 )
-from adapters.sip.session_timer import TimerSettings, ask
-from adapters.sip.stateless import Refusals, StatelessAnswers, is_absorbed
-from adapters.sip.transaction import (
+from adapters.sip.dialogs.session_timer import TimerSettings, ask
+from adapters.sip.errors import PeerError, UsageError
+from adapters.sip.protection.access import AccessPolicy, Admitted, Refused
+from adapters.sip.protection.guard import Guard
+from adapters.sip.protection.overload import Admission
+from adapters.sip.registration.registrar import (
+    OUTBOUND,
+    PATH,
+    Binding,
+    Reachability,
+    Registrar,
+    is_outbound,
+)
+from adapters.sip.syntax.body import accepts, keep_session_description
+from adapters.sip.syntax.message import (
+    KNOWN_METHODS,
+    Request,
+    Response,
+    build_response,
+    parse_message,
+    validate_request,
+    validate_response,
+)
+from adapters.sip.syntax.option_tags import RELIABLE, TIMER
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.targets.failover import MAX_DATAGRAM, Courses, Locate
+from adapters.sip.targets.location import Target, is_address
+from adapters.sip.transactions.layer import TransactionLayer, server_key
+from adapters.sip.transactions.schedule import Schedule
+from adapters.sip.transactions.stateless import Refusals, StatelessAnswers, is_absorbed
+from adapters.sip.transactions.transaction import (
     TIMEOUT,
     ClientTransaction,
     Flow,
@@ -69,8 +70,7 @@ from adapters.sip.transaction import (
     Transaction,
     Unreachable,
 )
-from adapters.sip.transaction import Effect as TransactionEffect
-from adapters.sip.uri import SipUri
+from adapters.sip.transactions.transaction import Effect as TransactionEffect
 
 MAX_SESSIONS = 20_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adapters.sip.message import Request
+    from adapters.sip.syntax.message import Request
 
 
 class SipError(Exception):

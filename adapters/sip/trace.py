@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from time import time
 
-from adapters.sip.transaction import Flow
+from adapters.sip.transactions.transaction import Flow
 from engine.tracing import Address, Findings, TracedCall, TracedMessage
 
 DEFAULT_BYTES = 32 << 20

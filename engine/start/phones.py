@@ -19,10 +19,10 @@ from adapters.native.settings import AgentSettings as PhoneSettings
 from adapters.native.settings import NativeSettings, TrunkSettings
 from adapters.native.telephony import NativeTelephony
 from adapters.native.workers import keep_connected
-from adapters.sip.access import AccessPolicy
-from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Endpoint
-from adapters.sip.transport import SipTransport
+from adapters.sip.protection.access import AccessPolicy
+from adapters.sip.protection.digest import DigestVerifier
+from adapters.sip.transports.transport import SipTransport
 from config.loader import load
 from config.problems import ConfigurationError
 from config.schema import Transport

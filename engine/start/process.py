@@ -20,15 +20,15 @@ import uvloop
 
 from adapters.native.telephony import NativeTelephony
 from adapters.native.workers import keep_connected
-from adapters.sip import registrations
-from adapters.sip.access import AccessPolicy
-from adapters.sip.connections import ConnectionLimits
-from adapters.sip.digest import DigestVerifier
-from adapters.sip.dns import DnsSettings
 from adapters.sip.endpoint import Endpoint, Event, RegistrationChanged
-from adapters.sip.registrar import Registrar
+from adapters.sip.protection.access import AccessPolicy
+from adapters.sip.protection.digest import DigestVerifier
+from adapters.sip.registration import registrations
+from adapters.sip.registration.registrar import Registrar
+from adapters.sip.targets.dns import DnsSettings
 from adapters.sip.trace import SipTrace
-from adapters.sip.transport import SipTransport
+from adapters.sip.transports.connections import ConnectionLimits
+from adapters.sip.transports.transport import SipTransport
 from adapters.store.recorder import EventRecorder
 from adapters.store.records import PostgresRecords
 from config.loader import Loaded, load

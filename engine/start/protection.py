@@ -6,11 +6,11 @@ import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from adapters.sip.bans import BanBook
-from adapters.sip.congestion import Watch
 from adapters.sip.endpoint import Endpoint
-from adapters.sip.guard import SCANNERS, Guard, GuardSettings
-from adapters.sip.overload import Admission, OverloadSettings
+from adapters.sip.protection.bans import BanBook
+from adapters.sip.protection.congestion import Watch
+from adapters.sip.protection.guard import SCANNERS, Guard, GuardSettings
+from adapters.sip.protection.overload import Admission, OverloadSettings
 from config.schema import Document, Listener, Transport
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from adapters.native.settings import AgentSettings as PhoneSettings
 from adapters.native.settings import NativeSettings
-from adapters.sip.session_timer import TimerSettings
+from adapters.sip.dialogs.session_timer import TimerSettings
 from config.numbers import DialPlan
 from config.schema import Agent, Document, Listener, Password, Role
 from config.secrets import ALGORITHMS, sip_ha1

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from adapters.native.settings import RegistrationSettings
 from adapters.native.settings import TrunkSettings as NativeTrunk
-from adapters.sip.login import Login
+from adapters.sip.protection.login import Login
 from config.numbering import Numbering
 from config.numbers import NumberSet
 from config.schema import Document

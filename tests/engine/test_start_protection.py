@@ -6,10 +6,10 @@ import os
 from ipaddress import ip_network
 from pathlib import Path
 
-from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.digest import DigestVerifier
 from adapters.sip.endpoint import Endpoint
-from adapters.sip.overload import Urgency
+from adapters.sip.protection.access import AccessPolicy, Trunk
+from adapters.sip.protection.digest import DigestVerifier
+from adapters.sip.protection.overload import Urgency
 from config.loader import parse
 from config.schema import Document
 from engine.start.protection import Protection, listener_algorithms

@@ -13,21 +13,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from adapters.sip.access import AccessPolicy, Admitted, Trunk
-from adapters.sip.digest import DigestVerifier, ha1
+from adapters.sip.dialogs.notifier import Notifier
+from adapters.sip.dialogs.referral import Referral, Referrals
+from adapters.sip.dialogs.session import Session
+from adapters.sip.dialogs.session_events import SessionEnded, SessionOffered, SessionOfferWanted
 from adapters.sip.endpoint import Effect, Endpoint, SessionIncoming
 from adapters.sip.errors import UsageError
-from adapters.sip.failover import Locate
-from adapters.sip.location import Target
-from adapters.sip.login import Login
-from adapters.sip.message import KNOWN_METHODS, Request, Response, build_response, parse_message
-from adapters.sip.notifier import Notifier
-from adapters.sip.referral import Referral, Referrals
-from adapters.sip.registrar import Registrar
-from adapters.sip.session import Session
-from adapters.sip.session_events import SessionEnded, SessionOffered, SessionOfferWanted
-from adapters.sip.transaction import Flow, Send
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.access import AccessPolicy, Admitted, Trunk
+from adapters.sip.protection.digest import DigestVerifier, ha1
+from adapters.sip.protection.login import Login
+from adapters.sip.registration.registrar import Registrar
+from adapters.sip.syntax.message import KNOWN_METHODS, Request, Response, build_response, parse_message
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.targets.failover import Locate
+from adapters.sip.targets.location import Target
+from adapters.sip.transactions.transaction import Flow, Send
 
 HERE = "192.0.2.2"
 PEER = "192.0.2.4"

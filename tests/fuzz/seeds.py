@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapters.sip.names import CASING, COMPACT_FORMS
+from adapters.sip.syntax.names import CASING, COMPACT_FORMS
 
 HERE = Path(__file__).parent
 SIP = HERE.parent / "adapters" / "sip"

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from adapters.native.parties import called_on_line, caller_of, dialled_by, forwarded_by, forwarded_headers
-from adapters.sip.body import keep_session_description, part_of, session_description
-from adapters.sip.digest import Challenge, Credentials, DigestResult, DigestVerifier, answer_challenge
+from adapters.sip.dialogs.reliable import RAck
+from adapters.sip.dialogs.session_timer import SessionExpires, agreed
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.headers import CSeq, NameAddr, Via, format_params, parse_params, split_list
-from adapters.sip.info_dtmf import parse_dtmf
-from adapters.sip.message import (
+from adapters.sip.protection.digest import Challenge, Credentials, DigestResult, DigestVerifier, answer_challenge
+from adapters.sip.syntax.body import keep_session_description, part_of, session_description
+from adapters.sip.syntax.headers import CSeq, NameAddr, Via, format_params, parse_params, split_list
+from adapters.sip.syntax.info_dtmf import parse_dtmf
+from adapters.sip.syntax.message import (
     MAX_MESSAGE,
     Message,
     Request,
@@ -25,16 +27,14 @@ from adapters.sip.message import (
     validate_request,
     validate_response,
 )
-from adapters.sip.reason import reason_of
-from adapters.sip.refer import EventName, ReferTo, is_terminated, read_sipfrag
-from adapters.sip.reliable import RAck
-from adapters.sip.replaces import Replaces
-from adapters.sip.sdp import SessionDescription, make_answer, make_offer, read_answer
-from adapters.sip.session_timer import SessionExpires, agreed
-from adapters.sip.stateless import is_absorbed
-from adapters.sip.stream import StreamFramer
-from adapters.sip.stun import answer_binding, is_stun
-from adapters.sip.uri import SipUri
+from adapters.sip.syntax.reason import reason_of
+from adapters.sip.syntax.refer import EventName, ReferTo, is_terminated, read_sipfrag
+from adapters.sip.syntax.replaces import Replaces
+from adapters.sip.syntax.sdp import SessionDescription, make_answer, make_offer, read_answer
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.stateless import is_absorbed
+from adapters.sip.transports.stream import StreamFramer
+from adapters.sip.transports.stun import answer_binding, is_stun
 from tests.fuzz.dialogs import dialogs
 
 Target = Callable[[bytes], None]

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from adapters.sip.access import AccessPolicy, Trunk
+from adapters.sip.dialogs.session import SessionAcked, SessionAnswered, SessionEnded
 from adapters.sip.endpoint import Endpoint, SessionIncoming
-from adapters.sip.sdp import SessionDescription, make_answer, make_offer
-from adapters.sip.session import SessionAcked, SessionAnswered, SessionEnded
-from adapters.sip.transport import SipTransport
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.access import AccessPolicy, Trunk
+from adapters.sip.syntax.sdp import SessionDescription, make_answer, make_offer
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transports.transport import SipTransport
 from tests.native_rig import Inbox, new_token, verifier_for
 from tests.peers.baresip import Baresip
 from tests.peers.murima import MurimaProcess

@@ -20,8 +20,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from adapters.sip.dialogs.session import EndReason, Session, SessionAnswered, SessionEnded, SessionState
 from adapters.sip.endpoint import Event, SessionIncoming
-from adapters.sip.session import EndReason, Session, SessionAnswered, SessionEnded, SessionState
 from tests.native_rig import Phone
 from tests.peers.lossy import LossyLink
 from tests.peers.murima import MurimaProcess

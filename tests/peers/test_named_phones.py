@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from adapters.sip.failover import FAILOVER_AFTER_S
+from adapters.sip.targets.failover import FAILOVER_AFTER_S
 from tests.dns_server import dns_server
 from tests.peers.murima import MurimaProcess
 from tests.peers.remains import count

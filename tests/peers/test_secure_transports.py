@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from adapters.sip.digest import Challenge, answer_challenge
-from adapters.sip.message import Message, Request, Response, parse_message
+from adapters.sip.protection.digest import Challenge, answer_challenge
+from adapters.sip.syntax.message import Message, Request, Response, parse_message
 from tests.certificates import Authority
 from tests.peers.baresip import Baresip
 from tests.peers.murima import MurimaProcess

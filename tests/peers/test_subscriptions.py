@@ -7,7 +7,7 @@ import socket
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from adapters.sip.message import Request, build_response, parse_message
+from adapters.sip.syntax.message import Request, build_response, parse_message
 from tests.peers.murima import MurimaProcess
 from tests.peers.pjsua import Pjsua
 from tests.ports import loopback_address

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.sip.session import SessionAcked, SessionEnded, SessionOfferWanted, SessionProgress
+from adapters.sip.dialogs.session import SessionAcked, SessionEnded, SessionOfferWanted, SessionProgress
 from engine.events import CallId, EndCause, LegAnswered, LegEarlyMedia, LegRinging
 from media import client as media
 from tests.native_scene import Scene, make_scene

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters.sip.message import Request
-from adapters.sip.session import EndReason, Session, SessionEnded
-from adapters.sip.transaction import Flow
-from adapters.sip.uri import SipUri
+from adapters.sip.dialogs.session import EndReason, Session, SessionEnded
+from adapters.sip.syntax.message import Request
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import Flow
 from engine.events import (
     AgentId,
     CallId,

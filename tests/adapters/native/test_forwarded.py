@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from adapters.native.causes import reason_headers
 from adapters.native.parties import ANONYMOUS, forwarded_by, forwarded_headers
-from adapters.sip.message import Request
-from adapters.sip.session import EndReason, SessionEnded
+from adapters.sip.dialogs.session import EndReason, SessionEnded
+from adapters.sip.syntax.message import Request
 from engine.events import NOTHING_FORWARDED, EndCause, Forwarded, LegIncoming
 from engine.telephony import Originate
 from tests.native_scene import AGENT, Scene, make_scene

@@ -6,7 +6,7 @@ import pytest
 
 from adapters.native.audio import LegAudio
 from adapters.sip.errors import PeerError
-from adapters.sip.sdp import SessionDescription
+from adapters.sip.syntax.sdp import SessionDescription
 from media.client import Direction
 
 PHONE = "192.0.2.7"

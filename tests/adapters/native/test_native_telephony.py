@@ -10,15 +10,15 @@ import pytest
 
 from adapters.native.causes import STATUS, cause_of, status_of
 from adapters.native.exchange import Exchange
-from adapters.sip.endpoint import RegistrationChanged
-from adapters.sip.message import Request, parse_message
-from adapters.sip.session import (
+from adapters.sip.dialogs.session import (
     EndReason,
     Login,
     SessionEnded,
     SessionReoffered,
 )
-from adapters.sip.uri import SipUri
+from adapters.sip.endpoint import RegistrationChanged
+from adapters.sip.syntax.message import Request, parse_message
+from adapters.sip.syntax.uri import SipUri
 from engine.events import (
     AgentId,
     AgentReachability,

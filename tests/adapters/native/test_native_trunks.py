@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Self
 
 from adapters.native.settings import NativeSettings, RegistrationSettings, TrunkSettings
-from adapters.sip.login import Login
-from adapters.sip.message import Request, Response, build_response, parse_message
+from adapters.sip.protection.login import Login
+from adapters.sip.syntax.message import Request, Response, build_response, parse_message
 from engine.events import (
     AgentId,
     CallId,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from adapters.native.calling import _phone_of
-from adapters.sip.registrar import Binding
-from adapters.sip.transaction import Flow
-from adapters.sip.uri import SipUri
+from adapters.sip.registration.registrar import Binding
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import Flow
 
 CARRIER = "198.51.100.7"
 UDP = Flow("udp", 0, "192.0.2.1", 5062)

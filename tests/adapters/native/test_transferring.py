@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from adapters.sip.message import Request, Response, build_response
-from adapters.sip.refer import read_sipfrag, sipfrag
-from adapters.sip.replaces import Replaces
-from adapters.sip.session import Login, Session, SessionEnded, SessionState
-from adapters.sip.transaction import Flow, ServerTransaction
-from adapters.sip.uri import SipUri
+from adapters.sip.dialogs.session import Login, Session, SessionEnded, SessionState
+from adapters.sip.syntax.message import Request, Response, build_response
+from adapters.sip.syntax.refer import read_sipfrag, sipfrag
+from adapters.sip.syntax.replaces import Replaces
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import Flow, ServerTransaction
 from engine.events import (
     AgentId,
     EndCause,

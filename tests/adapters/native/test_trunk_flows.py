@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from adapters.native.settings import RegistrationSettings, TrunkSettings
-from adapters.sip import transport as subject
-from adapters.sip.login import Login
-from adapters.sip.message import Request, Response, parse_message
+from adapters.sip.protection.login import Login
+from adapters.sip.syntax.message import Request, Response, parse_message
+from adapters.sip.transports import transport as subject
 from tests.native_rig import make_rig, settings, udp_socket
 
 HOST = "127.0.0.1"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.sip.message import Request, Response, build_response, parse_message
-from adapters.sip.session import Login
+from adapters.sip.dialogs.session import Login
+from adapters.sip.syntax.message import Request, Response, build_response, parse_message
 from engine.bus import EventBus
 from engine.control import CallControl
 from engine.events import AgentId, CallId, Forwarded, LegAnswered, LegEnded, LegId, LegIncoming, Party, Presence

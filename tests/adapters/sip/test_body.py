@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sip.body import (
+from adapters.sip.errors import PeerError
+from adapters.sip.syntax.body import (
     MAX_DEPTH,
     MAX_PARTS,
     MediaType,
@@ -19,8 +20,7 @@ from adapters.sip.body import (
     session_description,
     split_multipart,
 )
-from adapters.sip.errors import PeerError
-from adapters.sip.message import MAX_MESSAGE, Request
+from adapters.sip.syntax.message import MAX_MESSAGE, Request
 from tests.sip_link import SDP
 
 PIDF = b'<?xml version="1.0"?>\r\n<presence xmlns="urn:ietf:params:xml:ns:pidf" entity="pres:a@b"/>\r\n'

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from adapters.sip.dialogs.session import Session
+from adapters.sip.dialogs.session_events import SessionAcked, SessionAnswered, SessionOffered
 from adapters.sip.endpoint import SessionIncoming
 from adapters.sip.errors import PeerError
-from adapters.sip.message import (
+from adapters.sip.registration.registrar import Registrar
+from adapters.sip.syntax.message import (
     KNOWN_METHODS,
     MAX_HEADER_LINES,
     MAX_MESSAGE,
@@ -21,12 +24,9 @@ from adapters.sip.message import (
     build_response,
     parse_message,
 )
-from adapters.sip.registrar import Registrar
-from adapters.sip.session import Session
-from adapters.sip.session_events import SessionAcked, SessionAnswered, SessionOffered
-from adapters.sip.stream import StreamFramer
-from adapters.sip.transaction import T2, Flow, Send
-from adapters.sip.uri import SipUri
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import T2, Flow, Send
+from adapters.sip.transports.stream import StreamFramer
 from tests.sip_link import SDP, Link, Node, new_token
 
 HERE, PEER = "192.0.2.2", "192.0.2.4"

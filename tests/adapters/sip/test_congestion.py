@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapters.sip.bans import LINES_A_MINUTE, BanBook
-from adapters.sip.congestion import RECEIVE_BUFFER, Watch, memory, widen
-from adapters.sip.guard import Guard, GuardSettings
-from adapters.sip.overload import Admission, Load
+from adapters.sip.protection.bans import LINES_A_MINUTE, BanBook
+from adapters.sip.protection.congestion import RECEIVE_BUFFER, Watch, memory, widen
+from adapters.sip.protection.guard import Guard, GuardSettings
+from adapters.sip.protection.overload import Admission, Load
 from engine.operations import NotFoundError
 from tests.adapters.sip.test_transport import HOST, ask_udp, options, read_message, servers
 

@@ -13,17 +13,17 @@ from ipaddress import ip_network
 import pytest
 import uvloop
 
-from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.connections import ConnectionLimits, Connections, KeepAliveTimes
-from adapters.sip.digest import Challenge, answer_challenge, ha1
+from adapters.sip.dialogs.session import EndReason, SessionAnswered, SessionEnded, SessionProgress
 from adapters.sip.endpoint import Endpoint, RegistrationChanged, SessionIncoming
-from adapters.sip.message import Request, Response, parse_message
-from adapters.sip.registrar import Registrar
-from adapters.sip.session import EndReason, SessionAnswered, SessionEnded, SessionProgress
-from adapters.sip.stun import is_stun
-from adapters.sip.transaction import Flow
-from adapters.sip.transport import SipTransport
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.access import AccessPolicy, Trunk
+from adapters.sip.protection.digest import Challenge, answer_challenge, ha1
+from adapters.sip.registration.registrar import Registrar
+from adapters.sip.syntax.message import Request, Response, parse_message
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import Flow
+from adapters.sip.transports.connections import ConnectionLimits, Connections, KeepAliveTimes
+from adapters.sip.transports.stun import is_stun
+from adapters.sip.transports.transport import SipTransport
 from tests.native_rig import Inbox, new_token, tcp_socket, udp_socket, verifier_for
 from tests.sip_link import SDP
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sip.digest import (
+from adapters.sip.errors import PeerError, UsageError
+from adapters.sip.protection.digest import (
     ALGORITHMS,
     Challenge,
     Credentials,
@@ -20,7 +21,6 @@ from adapters.sip.digest import (
     digest_response,
     ha1,
 )
-from adapters.sip.errors import PeerError, UsageError
 
 REALM = "pbx.local"
 SECRET = b"0123456789abcdef"

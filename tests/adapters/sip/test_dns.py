@@ -11,11 +11,11 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from adapters.sip import dns as sip_dns
-from adapters.sip.dns import MAX_ANSWERS, PARALLEL, STALE_S, DnsSettings, Resolver
-from adapters.sip.location import Kind, Naptr, Question, Record, Srv, Target
-from adapters.sip.locator import Locator
-from adapters.sip.uri import SipUri
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.targets import dns as sip_dns
+from adapters.sip.targets.dns import MAX_ANSWERS, PARALLEL, STALE_S, DnsSettings, Resolver
+from adapters.sip.targets.location import Kind, Naptr, Question, Record, Srv, Target
+from adapters.sip.targets.locator import Locator
 from tests.dns_server import DnsServer, dns_server
 
 HOST = Question("one.example.com", Kind.A)

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.sip.access import AccessPolicy, Admitted, Refused
-from adapters.sip.digest import Challenge, answer_challenge
+from adapters.sip.dialogs.session import SessionEnded
 from adapters.sip.endpoint import Endpoint, RegistrationChanged, SessionIncoming
-from adapters.sip.layer import TransactionLayer
-from adapters.sip.message import Request, Response, parse_message
-from adapters.sip.registrar import Registrar, RegistrarLimits
-from adapters.sip.session import SessionEnded
-from adapters.sip.transaction import Flow, Send
+from adapters.sip.protection.access import AccessPolicy, Admitted, Refused
+from adapters.sip.protection.digest import Challenge, answer_challenge
+from adapters.sip.registration.registrar import Registrar, RegistrarLimits
+from adapters.sip.syntax.message import Request, Response, parse_message
+from adapters.sip.transactions.layer import TransactionLayer
+from adapters.sip.transactions.transaction import Flow, Send
 from tests.sip_link import SDP, Link, Node, new_token
 
 HERE = "192.0.2.2"

@@ -9,13 +9,13 @@ from functools import partial
 
 import pytest
 
+from adapters.sip.dialogs.session import EndReason, Session, SessionAnswered, SessionEnded
 from adapters.sip.endpoint import Event, SessionIncoming
-from adapters.sip.failover import AVOID_S, FAILOVER_AFTER_S, Locate
-from adapters.sip.location import Target
-from adapters.sip.message import Request, Response, build_response, parse_message
-from adapters.sip.session import EndReason, Session, SessionAnswered, SessionEnded
-from adapters.sip.transaction import ClientTransaction, Flow
-from adapters.sip.uri import SipUri
+from adapters.sip.syntax.message import Request, Response, build_response, parse_message
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.targets.failover import AVOID_S, FAILOVER_AFTER_S, Locate
+from adapters.sip.targets.location import Target
+from adapters.sip.transactions.transaction import ClientTransaction, Flow
 from tests.sip_link import SDP, Link, Node, session_of
 
 ONE, TWO = "192.0.2.11", "192.0.2.12"

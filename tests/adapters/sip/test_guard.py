@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sip.guard import KNOWN_S, PATIENCE, Ban, Guard, GuardSettings, Reason, source_of
+from adapters.sip.protection.guard import KNOWN_S, PATIENCE, Ban, Guard, GuardSettings, Reason, source_of
 
 HOST = "192.0.2.9"
 TRUNK = "192.0.2.4"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.headers import (
+from adapters.sip.syntax.headers import (
     CSeq,
     NameAddr,
     Via,
@@ -19,7 +19,7 @@ from adapters.sip.headers import (
     split_list,
     unquoted,
 )
-from adapters.sip.uri import SipUri
+from adapters.sip.syntax.uri import SipUri
 
 TEXT = st.text(max_size=30)
 TOKEN = st.text("abcXYZ019-.!%*_+`'~", min_size=1, max_size=8)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.sip.health import HealthCheck
+from adapters.sip.registration.health import HealthCheck
 
 
 def asked(check: HealthCheck, now: float) -> None:

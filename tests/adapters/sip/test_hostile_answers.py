@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from adapters.sip.message import Request, build_response, parse_message
-from adapters.sip.session import Login, Session, SessionEnded, SessionState
-from adapters.sip.transaction import Flow
-from adapters.sip.uri import SipUri
+from adapters.sip.dialogs.session import Login, Session, SessionEnded, SessionState
+from adapters.sip.syntax.message import Request, build_response, parse_message
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import Flow
 from tests.sip_link import SDP, Link, Node
 
 STATUSES = st.sampled_from([100, 180, 183, 199, 200, 202, 302, 401, 407, 408, 422, 481, 486, 487, 491, 500, 503, 600])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.sip.message import Request, Response, parse_message
-from adapters.sip.session import Session, SessionEnded, SessionState
+from adapters.sip.dialogs.session import Session, SessionEnded, SessionState
+from adapters.sip.syntax.message import Request, Response, parse_message
 from tests.sip_link import SDP, Link, Node, session_of
 
 DEMANDS = st.sampled_from(

@@ -8,8 +8,8 @@ import tracemalloc
 
 import pytest
 
-from adapters.sip.message import MAX_MESSAGE, parse_message
-from adapters.sip.transaction import Flow
+from adapters.sip.syntax.message import MAX_MESSAGE, parse_message
+from adapters.sip.transactions.transaction import Flow
 from tests.fuzz.dialogs import PEER, SDP, Rig
 from tests.fuzz.targets import sdp
 

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sip.access import AccessPolicy, Admitted, Trunk
-from adapters.sip.dialog import Dialog, destination, next_flow
-from adapters.sip.digest import DigestVerifier
+from adapters.sip.dialogs.dialog import Dialog, destination, next_flow
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.layer import TransactionLayer
-from adapters.sip.message import Request, build_response
-from adapters.sip.schedule import Schedule
-from adapters.sip.transaction import Flow, Send
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.access import AccessPolicy, Admitted, Trunk
+from adapters.sip.protection.digest import DigestVerifier
+from adapters.sip.syntax.message import Request, build_response
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.layer import TransactionLayer
+from adapters.sip.transactions.schedule import Schedule
+from adapters.sip.transactions.transaction import Flow, Send
 
 UDP = Flow("udp", 0, "192.0.2.1", 5060)
 TLS = Flow("tls", 1, "192.0.2.1", 5061, 0, "carrier.test")

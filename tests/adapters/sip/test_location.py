@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sip.location import (
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.targets.location import (
     MAX_TARGETS,
     Avoided,
     Missing,
@@ -22,7 +23,6 @@ from adapters.sip.location import (
     is_address,
     locate,
 )
-from adapters.sip.uri import SipUri
 
 ALL: tuple[Way, ...] = (("udp", 4), ("tcp", 4), ("tls", 4))
 EVERY = (*ALL, ("udp", 6), ("tcp", 6), ("tls", 6))

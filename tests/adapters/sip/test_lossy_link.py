@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from adapters.sip.endpoint import Event, SessionIncoming
-from adapters.sip.session import (
+from adapters.sip.dialogs.session import (
     EndReason,
     Session,
     SessionAcked,
@@ -18,7 +17,8 @@ from adapters.sip.session import (
     SessionOffered,
     SessionReoffered,
 )
-from adapters.sip.uri import SipUri
+from adapters.sip.endpoint import Event, SessionIncoming
+from adapters.sip.syntax.uri import SipUri
 from tests.sip_link import SDP, Link, Node
 
 LOSS = 0.2

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.headers import NameAddr, Via
-from adapters.sip.message import (
+from adapters.sip.syntax.headers import NameAddr, Via
+from adapters.sip.syntax.message import (
     MAX_HEADER_LINES,
     MAX_MESSAGE,
     REASONS,
@@ -24,7 +24,7 @@ from adapters.sip.message import (
     validate_request,
     validate_response,
 )
-from adapters.sip.uri import SipUri
+from adapters.sip.syntax.uri import SipUri
 
 INVITE = (
     b"INVITE sip:500@127.0.0.1:5060 SIP/2.0\r\n"

@@ -10,13 +10,13 @@ from ipaddress import ip_network
 
 import pytest
 
-from adapters.sip import failover
-from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.dns import DnsSettings
+from adapters.sip.dialogs.session import EndReason, Session, SessionAcked, SessionAnswered, SessionEnded
 from adapters.sip.endpoint import Endpoint, SessionIncoming
-from adapters.sip.session import EndReason, Session, SessionAcked, SessionAnswered, SessionEnded
-from adapters.sip.transport import SipTransport
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.access import AccessPolicy, Trunk
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.targets import failover
+from adapters.sip.targets.dns import DnsSettings
+from adapters.sip.transports.transport import SipTransport
 from tests.dns_server import DnsServer, dns_server
 from tests.native_rig import Inbox, new_token, tcp_socket, udp_socket, verifier_for
 from tests.ports import free_port, loopback_address

@@ -6,11 +6,11 @@ from itertools import count
 
 import pytest
 
-from adapters.sip.access import AccessPolicy, Admitted, Trunk
+from adapters.sip.dialogs.notifier import MAX_PER_USER, Notifier
 from adapters.sip.errors import PeerError
-from adapters.sip.message import Request, Response, build_response, parse_message
-from adapters.sip.notifier import MAX_PER_USER, Notifier
-from adapters.sip.transaction import Flow
+from adapters.sip.protection.access import AccessPolicy, Admitted, Trunk
+from adapters.sip.syntax.message import Request, Response, build_response, parse_message
+from adapters.sip.transactions.transaction import Flow
 from tests.sip_link import Link, Node
 
 PHONE = ("192.0.2.9", 5060)

@@ -9,8 +9,8 @@ from statistics import mean
 
 import pytest
 
-from adapters.sip.message import Request
-from adapters.sip.overload import Admission, Load, OverloadSettings, Urgency
+from adapters.sip.protection.overload import Admission, Load, OverloadSettings, Urgency
+from adapters.sip.syntax.message import Request
 
 LOOK_S = 0.05
 

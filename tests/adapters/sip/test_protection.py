@@ -10,16 +10,16 @@ from itertools import count
 
 import pytest
 
-from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.digest import Challenge, DigestVerifier, answer_challenge, ha1
 from adapters.sip.endpoint import Endpoint, SessionIncoming
-from adapters.sip.guard import Guard, GuardSettings
-from adapters.sip.layer import TransactionLayer
-from adapters.sip.message import Request, Response, parse_message
-from adapters.sip.overload import Admission, Load, OverloadSettings
-from adapters.sip.registrar import Registrar
-from adapters.sip.stateless import Refusals
-from adapters.sip.transaction import Flow, Send
+from adapters.sip.protection.access import AccessPolicy, Trunk
+from adapters.sip.protection.digest import Challenge, DigestVerifier, answer_challenge, ha1
+from adapters.sip.protection.guard import Guard, GuardSettings
+from adapters.sip.protection.overload import Admission, Load, OverloadSettings
+from adapters.sip.registration.registrar import Registrar
+from adapters.sip.syntax.message import Request, Response, parse_message
+from adapters.sip.transactions.layer import TransactionLayer
+from adapters.sip.transactions.stateless import Refusals
+from adapters.sip.transactions.transaction import Flow, Send
 from tests.sip_link import REALM, SDP, Link, Node, new_token
 
 HERE = "192.0.2.2"
@@ -338,7 +338,7 @@ def test_within_a_call_everything_is_served_under_load() -> None:
     called_policy = Trunk("caller", (ip_network("192.0.2.1"),))
     node.endpoint.policy = AccessPolicy([called_policy], {}, DigestVerifier(REALM, bytes(32), random_bytes=bytes))
     link = Link(caller, node)
-    from adapters.sip.uri import SipUri
+    from adapters.sip.syntax.uri import SipUri
 
     session, effects = caller.endpoint.invite(SipUri.parse(f"sip:500@{HERE}"), SDP, from_="<sip:1@x>", now=0.0)
     caller.carry_out(effects)
@@ -400,8 +400,8 @@ HOSTILE = ["evil\r\nX-Evil: 1", 'a" <sip:evil@x>;x="', "a\x00b", "\\", '\\"', "%
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("place", ["display", "number", "both"])
 def test_nothing_that_a_caller_says_of_itself_escapes_into_our_invite(name: str, place: str) -> None:
-    from adapters.sip.headers import NameAddr, quoted
-    from adapters.sip.uri import SipUri, escape
+    from adapters.sip.syntax.headers import NameAddr, quoted
+    from adapters.sip.syntax.uri import SipUri, escape
 
     display = name if place != "number" else "Ada"
     number = name if place != "display" else "100"

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.sip.errors import PeerError
-from adapters.sip.event_documents import DialogFacts, dialog_info, message_summary, presence, reginfo
-from adapters.sip.message import Request
-from adapters.sip.refer import EventName, ReferTo, is_terminated, read_sipfrag, sipfrag
-from adapters.sip.replaces import Replaces
-from adapters.sip.uri import SipUri
+from adapters.sip.syntax.event_documents import DialogFacts, dialog_info, message_summary, presence, reginfo
+from adapters.sip.syntax.message import Request
+from adapters.sip.syntax.refer import EventName, ReferTo, is_terminated, read_sipfrag, sipfrag
+from adapters.sip.syntax.replaces import Replaces
+from adapters.sip.syntax.uri import SipUri
 
 tokens = st.text("abcXYZ019-.!%*_+`'~", min_size=1, max_size=12)
 call_ids = st.text("abcXYZ019-.!%*_+`'~()<>:\\\"/[]?{}@", min_size=1, max_size=20)

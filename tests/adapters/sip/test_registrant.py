@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
-from adapters.sip.digest import ha1
-from adapters.sip.login import Login
-from adapters.sip.message import Request, Response, build_response
-from adapters.sip.registrant import LONGEST_PAUSE_S, Account, Register, Registrant, RegistrationState
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.digest import ha1
+from adapters.sip.protection.login import Login
+from adapters.sip.registration.registrant import LONGEST_PAUSE_S, Account, Register, Registrant, RegistrationState
+from adapters.sip.syntax.message import Request, Response, build_response
+from adapters.sip.syntax.uri import SipUri
 
 LOGIN = Login("me", "secret")
 

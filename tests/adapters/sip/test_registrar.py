@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.sip.errors import PeerError
-from adapters.sip.message import Request
-from adapters.sip.registrar import Reachability, Registrar, RegistrarLimits
-from adapters.sip.transaction import Flow
+from adapters.sip.registration.registrar import Reachability, Registrar, RegistrarLimits
+from adapters.sip.syntax.message import Request
+from adapters.sip.transactions.transaction import Flow
 
 FLOW = Flow("udp", 0, "198.51.100.7", 33333)
 UP, DOWN = Reachability("a1", reachable=True), Reachability("a1", reachable=False)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sip import registrations
-from adapters.sip.headers import NameAddr
-from adapters.sip.registrar import Binding, Reachability, Registrar, RegistrarLimits
-from adapters.sip.transaction import Flow
-from adapters.sip.uri import SipUri
+from adapters.sip.registration import registrations
+from adapters.sip.registration.registrar import Binding, Reachability, Registrar, RegistrarLimits
+from adapters.sip.syntax.headers import NameAddr
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import Flow
 
 UTC = 1_800_000_000.0
 

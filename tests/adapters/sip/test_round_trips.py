@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sip.body import MediaType
-from adapters.sip.digest import Challenge, Credentials
-from adapters.sip.headers import CSeq, NameAddr, Via, format_params, parse_params
-from adapters.sip.message import Message, Request, Response, build_response, parse_message
-from adapters.sip.names import CASING, COMPACT_FORMS, LISTS, SPELLINGS
-from adapters.sip.sdp import MediaDescription, Origin, SessionDescription, make_offer
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.digest import Challenge, Credentials
+from adapters.sip.syntax.body import MediaType
+from adapters.sip.syntax.headers import CSeq, NameAddr, Via, format_params, parse_params
+from adapters.sip.syntax.message import Message, Request, Response, build_response, parse_message
+from adapters.sip.syntax.names import CASING, COMPACT_FORMS, LISTS, SPELLINGS
+from adapters.sip.syntax.sdp import MediaDescription, Origin, SessionDescription, make_offer
+from adapters.sip.syntax.uri import SipUri
 
 TOKEN = st.text("abcXYZ019-.!%*_+`'~", min_size=1, max_size=10)
 NAME = TOKEN.map(str.lower)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.sdp import (
+from adapters.sip.syntax.sdp import (
     AudioFormat,
     NegotiatedAudio,
     SessionDescription,

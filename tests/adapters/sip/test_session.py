@@ -8,10 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.sip.endpoint import SessionIncoming
-from adapters.sip.info_dtmf import parse_dtmf
-from adapters.sip.message import Request, build_response, parse_message
-from adapters.sip.session import (
+from adapters.sip.dialogs.session import (
     EndReason,
     Login,
     Session,
@@ -24,8 +21,11 @@ from adapters.sip.session import (
     SessionProgress,
     SessionReoffered,
 )
-from adapters.sip.transaction import Transaction
-from adapters.sip.uri import SipUri
+from adapters.sip.endpoint import SessionIncoming
+from adapters.sip.syntax.info_dtmf import parse_dtmf
+from adapters.sip.syntax.message import Request, build_response, parse_message
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import Transaction
 from tests.sip_link import SDP, Link, Node, session_of
 
 

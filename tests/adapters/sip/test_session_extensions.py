@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.sip.message import Request, Response, build_response, parse_message
-from adapters.sip.session import (
+from adapters.sip.dialogs.session import (
     EndReason,
     Login,
     Session,
@@ -22,8 +21,9 @@ from adapters.sip.session import (
     SessionReoffered,
     SessionState,
 )
-from adapters.sip.session_timer import TimerSettings
-from adapters.sip.uri import SipUri
+from adapters.sip.dialogs.session_timer import TimerSettings
+from adapters.sip.syntax.message import Request, Response, build_response, parse_message
+from adapters.sip.syntax.uri import SipUri
 from tests.sip_link import SDP, Link, Node, session_of
 
 EARLY = SDP + b"a=early\r\n"

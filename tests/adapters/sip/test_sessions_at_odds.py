@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.sip.dialogs.session import Session, SessionEnded, SessionOffered, SessionOfferWanted
+from adapters.sip.dialogs.session_timer import TimerSettings
 from adapters.sip.endpoint import Event
 from adapters.sip.errors import UsageError
-from adapters.sip.session import Session, SessionEnded, SessionOffered, SessionOfferWanted
-from adapters.sip.session_timer import TimerSettings
-from adapters.sip.uri import SipUri
+from adapters.sip.syntax.uri import SipUri
 from tests.sip_link import SDP, Link, Node, session_of
 
 DELAYS = st.sampled_from(([0.001], [0.001], [0.02], [], [0.01, 0.3], [0.7], [0.001, 0.001]))

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.sip.errors import PeerError
-from adapters.sip.message import MAX_MESSAGE, parse_message
-from adapters.sip.stream import KeepAlive, Ping, StreamFramer
+from adapters.sip.syntax.message import MAX_MESSAGE, parse_message
+from adapters.sip.transports.stream import KeepAlive, Ping, StreamFramer
 
 INVITE = b"INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/TCP h\r\nContent-Length: 4\r\n\r\nv=0\n"
 BYE = b"BYE sip:a@b SIP/2.0\r\nl:0\r\n\r\n"

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sip.stun import answer_binding, is_stun
+from adapters.sip.transports.stun import answer_binding, is_stun
 
 TRANSACTION = bytes.fromhex("b7e7a701bc34d686fa87dfae")
 COOKIE = b"\x21\x12\xa4\x42"

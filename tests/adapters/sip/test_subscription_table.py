@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sip.access import Admitted
-from adapters.sip.event_documents import DialogFacts, dialog_info, message_summary, presence, reginfo
-from adapters.sip.message import Request, Response, build_response, parse_message
-from adapters.sip.notifier import Notifier
-from adapters.sip.registrar import Registrar
+from adapters.sip.dialogs.notifier import Notifier
+from adapters.sip.protection.access import Admitted
+from adapters.sip.registration.registrar import Registrar
+from adapters.sip.syntax.event_documents import DialogFacts, dialog_info, message_summary, presence, reginfo
+from adapters.sip.syntax.message import Request, Response, build_response, parse_message
 from tests.sip_link import Link, Node, new_token
 
 HERE, PEER = "192.0.2.2", "192.0.2.4"

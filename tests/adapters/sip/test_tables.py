@@ -7,13 +7,14 @@ from contextlib import suppress
 
 import pytest
 
+from adapters.sip.dialogs.session import Session
+from adapters.sip.dialogs.session_events import SessionEnded, SessionOffered, SessionState
 from adapters.sip.endpoint import Effect, Endpoint, SessionIncoming
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.message import KNOWN_METHODS, Request, Response, build_response, parse_message
-from adapters.sip.registrar import Registrar, RegistrarLimits
-from adapters.sip.session import Session
-from adapters.sip.session_events import SessionEnded, SessionOffered, SessionState
-from adapters.sip.transaction import (
+from adapters.sip.registration.registrar import Registrar, RegistrarLimits
+from adapters.sip.syntax.message import KNOWN_METHODS, Request, Response, build_response, parse_message
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import (
     Flow,
     InviteClientTransaction,
     InviteServerTransaction,
@@ -24,7 +25,6 @@ from adapters.sip.transaction import (
     State,
     Transaction,
 )
-from adapters.sip.uri import SipUri
 from tests.sip_link import SDP, Link, Node, new_token
 
 TRANSACTIONS = (

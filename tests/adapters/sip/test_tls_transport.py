@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.connections import ConnectionLimits
+from adapters.sip.dialogs.session import EndReason, Session, SessionAnswered, SessionEnded
 from adapters.sip.endpoint import Endpoint, SessionIncoming
-from adapters.sip.session import EndReason, Session, SessionAnswered, SessionEnded
-from adapters.sip.transport import SipTransport
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.access import AccessPolicy, Trunk
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transports.connections import ConnectionLimits
+from adapters.sip.transports.transport import SipTransport
 from config.tls import ClientCertificate, NamedCertificate, SipTls
 from engine.tls import ClientTls, ServerTls, TlsError
 from tests.certificates import Authority

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from adapters.sip.digest import Credentials, DigestResult, DigestVerifier
 from adapters.sip.errors import PeerError
-from adapters.sip.headers import NameAddr
-from adapters.sip.message import Request, Response, build_response, parse_message, validate_request, validate_response
-from adapters.sip.sdp import SessionDescription
-from adapters.sip.stream import Ping, StreamFramer
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.digest import Credentials, DigestResult, DigestVerifier
+from adapters.sip.syntax.headers import NameAddr
+from adapters.sip.syntax.message import (
+    Request,
+    Response,
+    build_response,
+    parse_message,
+    validate_request,
+    validate_response,
+)
+from adapters.sip.syntax.sdp import SessionDescription
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transports.stream import Ping, StreamFramer
 
 FOLDER = Path(__file__).parent / "rfc4475"
 

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from adapters.sip.access import AccessPolicy, Admitted, Trunk
+from adapters.sip.dialogs.session import SessionAnswered, SessionProgress
 from adapters.sip.endpoint import RegistrationChanged, SessionIncoming
-from adapters.sip.headers import NameAddr
-from adapters.sip.message import Request, Response, parse_message
-from adapters.sip.registrar import Registrar
-from adapters.sip.sdp import SessionDescription, is_usable
-from adapters.sip.session import SessionAnswered, SessionProgress
-from adapters.sip.transaction import Flow, Send
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.access import AccessPolicy, Admitted, Trunk
+from adapters.sip.registration.registrar import Registrar
+from adapters.sip.syntax.headers import NameAddr
+from adapters.sip.syntax.message import Request, Response, parse_message
+from adapters.sip.syntax.sdp import SessionDescription, is_usable
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import Flow, Send
 from tests.sip_link import SDP, Link, Node
 
 HERE = Path(__file__).parent

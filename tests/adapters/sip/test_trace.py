@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.sip.trace import SipTrace, hidden
-from adapters.sip.transaction import Flow
+from adapters.sip.transactions.transaction import Flow
 from engine.tracing import TracedCall
 
 CALLER = Flow("udp", 0, "127.0.0.4", 5070)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sip.message import Request, Response, build_response
-from adapters.sip.transaction import (
+from adapters.sip.syntax.message import Request, Response, build_response
+from adapters.sip.transactions.transaction import (
     TIMEOUT,
     ClientTransaction,
     Effect,

@@ -11,14 +11,14 @@ from ipaddress import ip_network
 import pytest
 import uvloop
 
-from adapters.sip.access import AccessPolicy, Trunk
-from adapters.sip.connections import ConnectionLimits
+from adapters.sip.dialogs.session import EndReason, Session, SessionAcked, SessionAnswered, SessionEnded
 from adapters.sip.endpoint import Endpoint, SessionIncoming
-from adapters.sip.message import parse_message
-from adapters.sip.session import EndReason, Session, SessionAcked, SessionAnswered, SessionEnded
-from adapters.sip.transaction import Flow
-from adapters.sip.transport import SipTransport
-from adapters.sip.uri import SipUri
+from adapters.sip.protection.access import AccessPolicy, Trunk
+from adapters.sip.syntax.message import parse_message
+from adapters.sip.syntax.uri import SipUri
+from adapters.sip.transactions.transaction import Flow
+from adapters.sip.transports.connections import ConnectionLimits
+from adapters.sip.transports.transport import SipTransport
 from tests.native_rig import Inbox, new_token, tcp_socket, udp_socket, verifier_for
 from tests.ports import loopback_address
 from tests.sip_link import SDP

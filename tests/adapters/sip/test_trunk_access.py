@@ -7,10 +7,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from adapters.sip.access import AccessPolicy, Admitted, Refused, Trunk
-from adapters.sip.digest import ALGORITHMS, Challenge, DigestVerifier, answer_challenge, ha1
-from adapters.sip.message import Request
-from adapters.sip.transaction import Flow
+from adapters.sip.protection.access import AccessPolicy, Admitted, Refused, Trunk
+from adapters.sip.protection.digest import ALGORITHMS, Challenge, DigestVerifier, answer_challenge, ha1
+from adapters.sip.syntax.message import Request
+from adapters.sip.transactions.transaction import Flow
 
 REALM = "pbx.test"
 NET = (ip_network("192.0.2.4/32"),)

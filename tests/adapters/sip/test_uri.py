@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.sip.errors import PeerError, UsageError
-from adapters.sip.uri import SipUri, unescape
+from adapters.sip.syntax.uri import SipUri, unescape
 
 
 @pytest.mark.parametrize(

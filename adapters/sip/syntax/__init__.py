@@ -1,0 +1,1 @@
+"""What is written in SIP messages: parsing and building, nothing else."""

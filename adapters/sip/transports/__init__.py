@@ -1,0 +1,1 @@
+"""Sockets: UDP, TCP, TLS and WebSockets."""
