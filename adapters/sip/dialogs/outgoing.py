@@ -211,6 +211,8 @@ class OutgoingSession(Session):
         if early is not None and early.dialog is not None:
             self.dialog.take_over(early.dialog)
         self._send_ack(self.dialog)
+        if not self._tried_login:
+            self._login = None  # who took the call without a password needs none to end it
         if self.state is not SessionState.CALLING:  # it crossed our CANCEL
             self._bye(now)
             return
@@ -260,6 +262,7 @@ class OutgoingSession(Session):
             if retry is None:
                 return False
             self._tried_login = True
+            self._login = self._login.within(response)
         elif response.status == 422 and self._intervals < MAX_INTERVALS:
             retry = Request("INVITE", self.request.uri, dict(self.request.headers), self.request.body)
             if not session_timer.retry_after_422(retry, response):

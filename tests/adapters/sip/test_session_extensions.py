@@ -476,26 +476,49 @@ def test_update_of_a_phone_that_rings(described: bool, status: int | None) -> No
         assert response(replies[-1]).status == status
 
 
-@pytest.mark.parametrize("status", [401, 407])
-@pytest.mark.parametrize("method", ["INVITE", "UPDATE", "BYE"])
-def test_challenges_within_the_dialog_are_answered_once(method: str, status: int) -> None:
-    node, link, session = phone_talks()
+CHALLENGES = {401: "www-authenticate", 407: "proxy-authenticate"}
+
+
+def ask_within(node: Node, link: Link, session: Session, method: str) -> None:
     if method == "BYE":
         node.carry_out(node.endpoint.hang_up(session, link.now))
     elif method == "UPDATE":
         node.carry_out(node.endpoint.update(session, SDP, link.now))
     else:
         node.carry_out(node.endpoint.reinvite(session, SDP, link.now))
-    challenge = ("www-authenticate" if status == 401 else "proxy-authenticate", 'Digest realm="x", nonce="n"')
+
+
+@pytest.mark.parametrize("status", [401, 407])
+@pytest.mark.parametrize("method", ["INVITE", "UPDATE", "BYE"])
+def test_challenges_within_the_dialog_are_answered_once(method: str, status: int) -> None:
+    node, link, session = phone_called()
+    challenge = (CHALLENGES[status], 'Digest realm="x", nonce="n"')
+    reply_of_phone(node, link, status, challenge)
+    reply_of_phone(node, link, 200, ("contact", f"<sip:a@{PEER}>"))
+    node.take()
+    ask_within(node, link, session, method)
     reply_of_phone(node, link, status, challenge)
     again = request(sent_to_phone(link)[-1])
-    assert (again.method, again.cseq.number) == (method, 3)
+    assert (again.method, again.cseq.number) == (method, 4)
     assert again.has("authorization" if status == 401 else "proxy-authorization")
     reply_of_phone(node, link, status, challenge)
     if method == "BYE":
         assert session.state is SessionState.ENDED
     else:
         assert node.take() == [SessionReoffered(session, status, b"")]
+
+
+@pytest.mark.parametrize("realm", [None, "x"])
+@pytest.mark.parametrize("method", ["INVITE", "UPDATE", "BYE"])
+def test_no_other_realm_learns_what_our_password_answers_within_the_dialog(method: str, realm: str | None) -> None:
+    node, link, session = phone_called()
+    if realm is not None:
+        reply_of_phone(node, link, 401, (CHALLENGES[401], f'Digest realm="{realm}", nonce="n"'))
+    reply_of_phone(node, link, 200, ("contact", f"<sip:a@{PEER}>"))
+    ask_within(node, link, session, method)
+    sent = len(sent_to_phone(link))
+    reply_of_phone(node, link, 401, (CHALLENGES[401], 'Digest realm="y", nonce="n"'))
+    assert not any(request(data).has("authorization") for data in sent_to_phone(link)[sent:])
 
 
 # --- forks ----------------------------------------------------------------------------------------------
