@@ -109,7 +109,9 @@ class Sipp:
         self._arguments = [
             *("-i", address, "-p", str(self.port), "-mi", address, "-mp", str(media_port)),
             *("-t", "t1" if transport == "tcp" else "u1", "-m", str(calls), "-r", str(rate), "-l", str(at_once)),
-            *("-s", service, "-key", "caller", caller, "-cp", str(free_port(address))),
+            *("-s", service, "-key", "caller", caller),
+            # By default it takes its control port on every address, and ends where any test has that port on any.
+            *("-ci", address, "-cp", str(free_port(address))),
             *("-timeout", f"{timeout_s:g}s", "-timeout_error", "-recv_timeout", f"{timeout_s * 1000:.0f}"),
             *("-trace_err", "-error_file", "errors.log", "-trace_stat", "-stf", "statistics.csv", "-fd", "1"),
             *(("-trace_msg", "-message_file", "messages.log") if trace else ()),
